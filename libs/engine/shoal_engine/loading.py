@@ -1,0 +1,328 @@
+"""From a checkpoint folder to a `Stage`.
+
+Owns reading tensors, building the model definition and giving it weights. Does not know who wants
+the stage. A model is built whole without memory (meta device), cut to its layers, and only the
+tensors that are left are read.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from shoal_engine.attention import ATTENTION_NAME, register_attention
+from shoal_engine.blocks import BlockPool
+from shoal_engine.cache_spec import cache_specs
+from shoal_engine.errors import UnsupportedDevice, UnsupportedModel, UntrustedCheckpoint
+from shoal_engine.kv_store import PagedKvStore
+from shoal_engine.shape import (
+    EMBEDDING,
+    HEAD,
+    LayerRange,
+    ModelShape,
+    read_shape,
+    tensors_needed,
+)
+from shoal_engine.stage import Stage, StageModel
+from shoal_engine.trust import check_config_files, check_untrusted, weight_files
+
+__all__ = ["FolderSource", "StageOptions", "TensorSource", "check_untrusted", "load_stage"]
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Attributes through which a config could choose how code runs, rather than what it computes.
+_CONFIG_KEYS_DROPPED = ("attn_implementation", "_attn_implementation", "experts_implementation")
+
+
+class TensorSource(Protocol):
+    """Anything that can hand out the tensors of a checkpoint by name."""
+
+    def names(self) -> list[str]:
+        """Names of all tensors there are."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU, in its stored dtype, owning its memory."""
+        ...
+
+
+class FolderSource:
+    """Tensors of a folder's safetensors files; reads only what is asked for.
+
+    Raises UntrustedCheckpoint for folders that are not plain data, damaged files and files that
+    the index names but that are not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        check_untrusted(folder)
+        self._folder = folder
+        files = weight_files(folder)
+        self._files: dict[str, Path] = (
+            files if isinstance(files, dict) else dict.fromkeys(_names_in(files), files)
+        )
+
+    def names(self) -> list[str]:
+        """Names of all tensors, as the file's header or the index lists them."""
+        return list(self._files)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Copy one tensor out of its file.
+
+        A copy, because mapped weights would sit at odd addresses (last bits may depend on
+        alignment) and would fail with the file if somebody truncated it.
+        """
+        path = self._files[name]
+        with _opened(path) as file:
+            if name not in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                raise UntrustedCheckpoint(path, f"no tensor {name[:200]}", "download it again")
+            tensor: torch.Tensor = file.get_tensor(name)
+            return tensor.clone()
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How a stage runs on this machine."""
+
+    device: str = "cpu"
+    """A torch device: cpu, cuda, cuda:1."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16; auto is float32 on a CPU and half width on CUDA."""
+    block_size_tokens: int = 16
+    """Positions per KV block."""
+    kv_blocks: int = 256
+    """KV blocks of the stage's pool."""
+    strict_exact: bool = False
+    """Pad steps below 4 tokens, so that last bits never depend on the number of neighbours."""
+    threads: int = 0
+    """Threads torch may use in this process; 0 leaves torch's own choice."""
+
+
+def load_stage(
+    folder: Path,
+    layers: LayerRange,
+    options: StageOptions,
+    source: TensorSource | None = None,
+) -> Stage:
+    """Build the stage that runs `layers` of the checkpoint in `folder`.
+
+    `folder` holds the JSON files; tensors come from `source`, or from the folder's safetensors.
+    Raises UntrustedCheckpoint, UnsupportedModel, InvalidLayerRange or UnsupportedDevice before
+    any tensor is read, and UntrustedCheckpoint for tensors that are missing or misshapen.
+    """
+    shape = read_shape(folder)
+    layers.check_within(shape.layer_count)
+    device, dtype = choose_device(options, shape)
+    if options.threads > 0:
+        torch.set_num_threads(options.threads)
+    source = FolderSource(folder) if source is None else source
+    model = _build_on_meta(folder, shape)
+    specs = cache_specs(getattr(model.config, "layer_types", None), shape, layers)
+    missing = _cut(model, shape, layers, source.names())
+    _compute_buffers(model, device)
+    _fill(model, missing, source, folder, dtype, device)
+    store = PagedKvStore(specs, options.kv_blocks, options.block_size_tokens, dtype, device)
+    pool = BlockPool(options.kv_blocks, options.block_size_tokens)
+    stage = Stage(
+        _as_stage_model(model, layers, shape), shape, layers, pool, store, options.strict_exact
+    )
+    log.info(
+        "stage loaded",
+        extra={"layers": str(layers), "dtype": str(dtype), "weight_bytes": stage.weight_bytes},
+    )
+    return stage
+
+
+def choose_device(options: StageOptions, shape: ModelShape) -> tuple[torch.device, torch.dtype]:
+    """The device and number format to run on. Raises UnsupportedDevice.
+
+    bfloat16 on a CPU without AVX512-BF16 or AMX is refused: it runs 200 times slower than float32.
+    """
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as err:
+        raise UnsupportedDevice(f"{options.device!r}; use cpu, cuda or cuda:N") from err
+    if device.type not in ("cpu", "cuda"):
+        raise UnsupportedDevice(f"{options.device!r}; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnsupportedDevice(f"{options.device!r}, of {torch.cuda.device_count()} found")
+    if options.dtype != "auto" and options.dtype not in _DTYPES:
+        raise UnsupportedDevice(f"dtype {options.dtype!r}; use auto, {', '.join(_DTYPES)}")
+    if device.type == "cuda":
+        return device, _cuda_dtype(options.dtype, shape)
+    dtype = _DTYPES.get(options.dtype, torch.float32)
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if dtype is torch.float16 or (dtype is torch.bfloat16 and not has_bf16):
+        raise UnsupportedDevice(f"{options.dtype} is far slower than float32 on this CPU")
+    return device, dtype
+
+
+def _cuda_dtype(asked: str, shape: ModelShape) -> torch.dtype:
+    if asked != "auto":
+        return _DTYPES[asked]
+    if shape.checkpoint_dtype == "float16" or not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def _build_on_meta(folder: Path, shape: ModelShape) -> Any:
+    """The whole model without memory. Raises UnsupportedModel when its config makes no sense."""
+    register_attention()
+    model_class = getattr(transformers, shape.architecture)
+    data, _ = check_config_files(folder)
+    kept = {key: value for key, value in data.items() if key not in _CONFIG_KEYS_DROPPED}
+    try:
+        config = model_class.config_class.from_dict(kept)
+        with torch.device("meta"):
+            model = model_class(config)
+        model.set_attn_implementation(ATTENTION_NAME)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+    ) as err:
+        raise UnsupportedModel(f"{shape.architecture}: its config cannot be built: {err}") from err
+    _check_agreement(config, shape)
+    return model.eval().requires_grad_(False)
+
+
+def _check_agreement(config: Any, shape: ModelShape) -> None:
+    """The JSON as we read it and as the model definition reads it must be one model."""
+    pairs = {
+        "num_hidden_layers": shape.layer_count,
+        "hidden_size": shape.hidden_size,
+        "vocab_size": shape.vocab_size,
+        "num_attention_heads": shape.head_count,
+        "num_key_value_heads": shape.kv_head_count,
+        "tie_word_embeddings": shape.tie_embeddings,
+    }
+    for key, ours in pairs.items():
+        theirs = getattr(config, key)
+        if theirs != ours:
+            raise UnsupportedModel(f"{key} reads as {theirs} and as {ours}; state it in the config")
+
+
+def _cut(model: Any, shape: ModelShape, layers: LayerRange, available: list[str]) -> dict[str, str]:
+    """Drop what the stage does not run from `model`; layers keep their own absolute `layer_idx`.
+
+    Returns, for every parameter that is left (by its name in the whole model), the name of the
+    tensor that fills it. Raises UnsupportedModel for tensors the definition has no place for.
+    """
+    is_last = layers.is_last(shape.layer_count)
+    head_name = HEAD
+    if shape.tie_embeddings and HEAD not in available:
+        head_name = EMBEDDING
+    kept = set(tensors_needed([name for name, _ in _parameters(model)], shape, layers))
+    if not layers.is_first:
+        kept.discard(EMBEDDING)
+    wanted = {name: head_name if name == HEAD else name for name in sorted(kept)}
+    needed = tensors_needed(available, shape, layers)
+    strangers = sorted(set(needed) - set(wanted.values()))
+    if strangers:
+        raise UnsupportedModel(
+            f"{shape.architecture} has no place for {len(strangers)} stored tensors, "
+            f"such as {strangers[0][:200]}"
+        )
+    if not layers.is_first:
+        model.model.embed_tokens = None
+    if not is_last:
+        model.model.norm = nn.Identity()
+        model.lm_head = None
+    return wanted
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(model.named_parameters(remove_duplicate=False))
+
+
+def _compute_buffers(model: Any, device: torch.device) -> None:
+    """Give buffers that no checkpoint stores (rotary frequencies, embedding scale) their values.
+
+    `_init_weights` computes them as loading by `transformers` does; parameters are still on the
+    meta device, where initialising them costs nothing.
+    """
+    for module in model.modules():
+        names = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in names:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        if names:
+            model._init_weights(module)
+        for name in names:
+            module._buffers[name] = module._buffers[name].to(device)
+
+
+def _fill(
+    model: nn.Module,
+    wanted: Mapping[str, str],
+    source: TensorSource,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Read the tensors of `wanted` and put them into `model`; a tied tensor is read once."""
+    available = set(source.names())
+    missing = sorted(set(wanted.values()) - available)
+    if missing:
+        raise UntrustedCheckpoint(
+            folder,
+            f"{len(missing)} tensors are missing, such as {missing[0][:200]}",
+            "complete the download",
+        )
+    loaded: dict[str, nn.Parameter] = {}
+    for target, name in wanted.items():
+        owner, _, attribute = target.rpartition(".")
+        module = model.get_submodule(owner)
+        expected = module._parameters[attribute]
+        assert expected is not None
+        if name not in loaded:
+            tensor = source.read(name).to(device=device, dtype=dtype)
+            loaded[name] = nn.Parameter(tensor, requires_grad=False)
+        if loaded[name].shape != expected.shape:
+            raise UntrustedCheckpoint(
+                folder,
+                f"tensor {name[:200]} is {tuple(loaded[name].shape)}, the configuration says "
+                f"{tuple(expected.shape)}",
+                "config.json and the tensors must belong together",
+            )
+        module._parameters[attribute] = loaded[name]
+
+
+def _as_stage_model(model: Any, layers: LayerRange, shape: ModelShape) -> StageModel:
+    body = model.model
+    body.layers = nn.ModuleList(body.layers[layers.start : layers.stop])
+    return StageModel(
+        body=body,
+        head=model.lm_head if layers.is_last(shape.layer_count) else None,
+        logit_softcap=getattr(model.config, "final_logit_softcapping", None),
+        attention_softcap=getattr(model.config, "attn_logit_softcapping", None),
+    )
+
+
+def _names_in(path: Path) -> list[str]:
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+def _opened(path: Path) -> Any:
+    """Open a safetensors file. Raises UntrustedCheckpoint when it is missing or damaged."""
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError as err:
+        raise UntrustedCheckpoint(path, "missing", "complete the download") from err
+    except (SafetensorError, OSError) as err:
+        raise UntrustedCheckpoint(path, f"damaged ({err})", "download it again") from err

@@ -1,0 +1,212 @@
+"""A contiguous range of a model's layers as one callable.
+
+Owns one step: checking a ragged batch, running the layers, and making logits on the last stage.
+Does not know requests, scheduling or other stages. One compute thread calls it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from shoal_engine.blocks import BlockPool, SequenceKv
+from shoal_engine.errors import InvalidBatch
+from shoal_engine.kv_store import PagedKvStore
+from shoal_engine.shape import LayerRange, ModelShape
+from shoal_engine.step_plan import AttentionForm, plan_step
+
+# fp32 matrix products with fewer rows give other last bits (about 5e-7); from 4 rows on, a row's
+# bits no longer depend on how many there are.
+EXACT_ROW_COUNT = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """`count` tokens at positions [position, position + count) of one sequence.
+
+    `kv` must have capacity for them, and positions before `position` must be stored already. A
+    position below `kv.length` overwrites; what lies behind it is forgotten.
+    """
+
+    kv: SequenceKv
+    position: int
+    count: int
+    wants_logits: bool = True
+
+
+@dataclass(frozen=True)
+class StageBatch:
+    """The T tokens of a step, in the order of `rows`.
+
+    token_ids: (T,) int64 on the first stage, else None. hidden: (T, D) on later stages, any float
+    dtype and device, else None.
+    """
+
+    rows: list[Row]
+    token_ids: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a step gives.
+
+    hidden: (T, D) in the stage's dtype on its device, None on the last stage. logits: (R, V)
+    float32, of the last token of each row that wants them, in row order; None before the last
+    stage.
+    """
+
+    hidden: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StageModel:
+    """The parts of a model definition that a stage runs.
+
+    body: embedding (first stage only), layers, final norm (last stage only) and rotary embedding,
+    callable as the base model of `transformers`. head: on the last stage only.
+    """
+
+    body: Any
+    head: nn.Module | None
+    logit_softcap: float | None
+    attention_softcap: float | None
+
+
+class Stage:
+    """Layers `layers` of the model `shape`, with the KV of their sequences.
+
+    `pool` accounts for the blocks; callers allocate from it and release to it, `forward` only
+    writes into blocks that the rows hold.
+    """
+
+    def __init__(
+        self,
+        model: StageModel,
+        shape: ModelShape,
+        layers: LayerRange,
+        pool: BlockPool,
+        store: PagedKvStore,
+        strict_exact: bool,
+    ) -> None:
+        self.shape = shape
+        self.layers = layers
+        self.pool = pool
+        self.is_first = layers.is_first
+        self.is_last = layers.is_last(shape.layer_count)
+        parameters = list(model.body.parameters())
+        if model.head is not None:
+            parameters += list(model.head.parameters())
+        self.device: torch.device = parameters[0].device
+        self.dtype: torch.dtype = parameters[0].dtype
+        self.weight_bytes = sum(p.nbytes for p in {id(p): p for p in parameters}.values())
+        self.kv_bytes_per_block = store.bytes_per_block
+        self._model = model
+        self._store = store
+        self._padded_count = EXACT_ROW_COUNT if strict_exact else 0
+        self._form = AttentionForm(
+            group=shape.head_count // shape.kv_head_count,
+            explicit_causal=model.attention_softcap is not None,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def forward(self, batch: StageBatch) -> StageOutput:
+        """Run the stage's layers on one step.
+
+        Writes keys and values of the rows' positions into their blocks and moves each `kv.length`
+        to position + count. Raises InvalidBatch, with nothing written, for a batch that
+        contradicts the model or its KV. Synchronous.
+        """
+        self._check(batch)
+        plan = plan_step(
+            [(row.kv, row.position, row.count) for row in batch.rows],
+            self._padded_count,
+            self._form,
+        )
+        hidden = self._model.body(
+            **self._inputs(batch, int(plan.position_ids.shape[0])),
+            position_ids=plan.position_ids[None],
+            attention_mask=None,
+            use_cache=False,
+            step_plan=plan,
+            kv_store=self._store,
+        ).last_hidden_state[0]
+        for row in batch.rows:
+            row.kv.length = row.position + row.count
+        if self.is_last:
+            return StageOutput(logits=self._logits(hidden, batch.rows))
+        return StageOutput(hidden=hidden[: plan.token_count])
+
+    def _inputs(self, batch: StageBatch, padded_count: int) -> dict[str, torch.Tensor]:
+        """The body's input, padded with token 0 or zeros."""
+        if batch.token_ids is not None:
+            ids = batch.token_ids.to(self.device)
+            return {"input_ids": F.pad(ids, (0, padded_count - ids.shape[0]))[None]}
+        assert batch.hidden is not None
+        hidden = batch.hidden.to(device=self.device, dtype=self.dtype)
+        padded = F.pad(hidden, (0, 0, 0, padded_count - hidden.shape[0]))
+        return {"inputs_embeds": padded[None]}
+
+    def _logits(self, hidden: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+        """Logits (R, V) of the last token of each row that wants them; hidden: (P, D), normed."""
+        assert self._model.head is not None
+        wanted = []
+        token_stop = 0
+        for row in rows:
+            token_stop += row.count
+            if row.wants_logits:
+                wanted.append(token_stop - 1)
+        if not wanted:
+            return hidden.new_empty((0, self.shape.vocab_size), dtype=torch.float32)
+        chosen = list(wanted)
+        if hidden.shape[0] >= EXACT_ROW_COUNT:
+            # The head, too, must see 4 rows for its bits not to depend on who else wants logits.
+            chosen += [wanted[0]] * (EXACT_ROW_COUNT - len(wanted))
+        index = torch.tensor(chosen, dtype=torch.int64, device=self.device)
+        logits: torch.Tensor = self._model.head(hidden.index_select(0, index))[: len(wanted)]
+        if self._model.logit_softcap is not None:
+            logits = torch.tanh(logits / self._model.logit_softcap) * self._model.logit_softcap
+        return logits.float()
+
+    def _check(self, batch: StageBatch) -> None:
+        if not batch.rows:
+            raise InvalidBatch("it has no rows")
+        for row in batch.rows:
+            self._check_row(row)
+        if len({id(row.kv) for row in batch.rows}) != len(batch.rows):
+            raise InvalidBatch("two rows belong to one sequence")
+        token_count = sum(row.count for row in batch.rows)
+        given = batch.token_ids if self.is_first else batch.hidden
+        other = batch.hidden if self.is_first else batch.token_ids
+        if given is None or other is not None:
+            raise InvalidBatch(
+                f"a stage for layers {self.layers} takes "
+                f"{'token ids' if self.is_first else 'hidden rows'} and nothing else"
+            )
+        size = (token_count,) if self.is_first else (token_count, self.shape.hidden_size)
+        if tuple(given.shape) != size:
+            raise InvalidBatch(f"its tensor is {tuple(given.shape)}, its rows need {size}")
+        if batch.token_ids is not None:
+            low, high = batch.token_ids.aminmax()
+            if int(low) < 0 or int(high) >= self.shape.vocab_size:
+                raise InvalidBatch(f"a token id is outside [0, {self.shape.vocab_size})")
+
+    def _check_row(self, row: Row) -> None:
+        kv = row.kv
+        assert kv.block_size_tokens == self.pool.block_size_tokens
+        stop = row.position + row.count
+        if row.count < 1 or not 0 <= row.position <= kv.length:
+            raise InvalidBatch(
+                f"{row.count} tokens at position {row.position}, after {kv.length} stored positions"
+            )
+        if stop > kv.capacity:
+            raise InvalidBatch(f"it needs {stop} positions, its blocks hold {kv.capacity}")
+        if stop > self.shape.context_length:
+            raise InvalidBatch(
+                f"it needs {stop} positions, the model's context is {self.shape.context_length}"
+            )
