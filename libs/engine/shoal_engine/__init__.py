@@ -15,7 +15,9 @@ threads: one compute thread calls a `Stage`, synchronously.
 | kv_store    | the tensors behind the blocks                                            |
 | step_plan   | what one ragged step reads and writes, computed once for all layers      |
 | attention   | the attention function that model definitions of `transformers` call     |
+| padding     | how many rows a step is padded to, and why (no torch)                    |
 | loading     | `FolderSource`, `StageOptions`, `load_stage`                             |
 | stage       | `Row`, `StageBatch`, `Stage.forward`                                     |
 | sampling    | `SamplingSpec`, `SamplingState`, `sample`                                |
+| testing     | tiny random checkpoints and in-process chains of stages, for tests       |
 """

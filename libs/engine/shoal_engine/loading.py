@@ -42,6 +42,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Integers and 8-bit floats mean nothing without their scales.
+_STORED_DTYPES = (*_DTYPES.values(), torch.float64)
 # Attributes through which a config could choose how code runs, rather than what it computes.
 _CONFIG_KEYS_DROPPED = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
@@ -104,7 +106,7 @@ class StageOptions:
     kv_blocks: int = 256
     """KV blocks of the stage's pool."""
     strict_exact: bool = False
-    """Pad steps below 4 tokens, so that last bits never depend on the number of neighbours."""
+    """Pad every step, so that last bits never depend on neighbours (see `padding`)."""
     threads: int = 0
     """Threads torch may use in this process; 0 leaves torch's own choice."""
 
@@ -290,7 +292,10 @@ def _fill(
         expected = module._parameters[attribute]
         assert expected is not None
         if name not in loaded:
-            tensor = source.read(name).to(device=device, dtype=dtype)
+            tensor = source.read(name)
+            if tensor.dtype not in _STORED_DTYPES:
+                raise UnsupportedModel(f"tensor {name[:200]} is stored as {tensor.dtype}")
+            tensor = tensor.to(device=device, dtype=dtype)
             loaded[name] = nn.Parameter(tensor, requires_grad=False)
         if loaded[name].shape != expected.shape:
             raise UntrustedCheckpoint(
@@ -310,6 +315,7 @@ def _as_stage_model(model: Any, layers: LayerRange, shape: ModelShape) -> StageM
         head=model.lm_head if layers.is_last(shape.layer_count) else None,
         logit_softcap=getattr(model.config, "final_logit_softcapping", None),
         attention_softcap=getattr(model.config, "attn_logit_softcapping", None),
+        activation_width=int(model.config.intermediate_size),
     )
 
 

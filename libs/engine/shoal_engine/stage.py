@@ -14,12 +14,9 @@ from torch import nn
 from shoal_engine.blocks import BlockPool, SequenceKv
 from shoal_engine.errors import InvalidBatch
 from shoal_engine.kv_store import PagedKvStore
+from shoal_engine.padding import EXACT_ROW_COUNT, padded_row_count
 from shoal_engine.shape import LayerRange, ModelShape
 from shoal_engine.step_plan import AttentionForm, plan_step
-
-# fp32 matrix products with fewer rows give other last bits (about 5e-7); from 4 rows on, a row's
-# bits no longer depend on how many there are.
-EXACT_ROW_COUNT = 4
 
 
 @dataclass(frozen=True)
@@ -67,13 +64,15 @@ class StageModel:
     """The parts of a model definition that a stage runs.
 
     body: embedding (first stage only), layers, final norm (last stage only) and rotary embedding,
-    callable as the base model of `transformers`. head: on the last stage only.
+    callable as the base model of `transformers`. head: on the last stage only. activation_width:
+    elements per token that go through the activation function.
     """
 
     body: Any
     head: nn.Module | None
     logit_softcap: float | None
     attention_softcap: float | None
+    activation_width: int
 
 
 class Stage:
@@ -106,7 +105,7 @@ class Stage:
         self.kv_bytes_per_block = store.bytes_per_block
         self._model = model
         self._store = store
-        self._padded_count = EXACT_ROW_COUNT if strict_exact else 0
+        self._is_strict = strict_exact
         self._form = AttentionForm(
             group=shape.head_count // shape.kv_head_count,
             explicit_causal=model.attention_softcap is not None,
@@ -125,7 +124,7 @@ class Stage:
         self._check(batch)
         plan = plan_step(
             [(row.kv, row.position, row.count) for row in batch.rows],
-            self._padded_count,
+            self._padded(sum(row.count for row in batch.rows), self._model.activation_width),
             self._form,
         )
         hidden = self._model.body(
@@ -163,15 +162,20 @@ class Stage:
                 wanted.append(token_stop - 1)
         if not wanted:
             return hidden.new_empty((0, self.shape.vocab_size), dtype=torch.float32)
-        chosen = list(wanted)
-        if hidden.shape[0] >= EXACT_ROW_COUNT:
-            # The head, too, must see 4 rows for its bits not to depend on who else wants logits.
-            chosen += [wanted[0]] * (EXACT_ROW_COUNT - len(wanted))
+        # In a step of 4 rows the head, too, must see 4 of them for its bits not to depend on who
+        # else wants logits. It has no activation, so any width does.
+        row_count = max(len(wanted), min(EXACT_ROW_COUNT, hidden.shape[0]))
+        row_count = self._padded(row_count, activation_width=1 << 30)
+        chosen = wanted + wanted[:1] * (row_count - len(wanted))
         index = torch.tensor(chosen, dtype=torch.int64, device=self.device)
         logits: torch.Tensor = self._model.head(hidden.index_select(0, index))[: len(wanted)]
         if self._model.logit_softcap is not None:
             logits = torch.tanh(logits / self._model.logit_softcap) * self._model.logit_softcap
         return logits.float()
+
+    def _padded(self, count: int, activation_width: int) -> int:
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        return padded_row_count(count, threads, activation_width, self._is_strict)
 
     def _check(self, batch: StageBatch) -> None:
         if not batch.rows:

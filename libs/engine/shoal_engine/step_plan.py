@@ -134,13 +134,13 @@ def plan_step(
     padded_count: int,
     form: AttentionForm,
 ) -> StepPlan:
-    """Plan a step of rows (kv, position, count), padded to at least `padded_count` tokens."""
+    """Plan a step of rows (kv, position, count), padded to `padded_count` tokens."""
     rows = []
     token_start = 0
     for kv, position, count in spans:
         rows.append(PlannedRow(kv, position, count, token_start, form))
         token_start += count
-    positions = np.zeros(max(token_start, padded_count), dtype=np.int64)
+    positions = np.zeros(padded_count, dtype=np.int64)
     slots = np.empty(token_start, dtype=np.int64)
     for row in rows:
         _fill(row, positions, slots)
