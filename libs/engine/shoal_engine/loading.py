@@ -44,8 +44,17 @@ _DTYPES = {
 }
 # Integers and 8-bit floats mean nothing without their scales.
 _STORED_DTYPES = (*_DTYPES.values(), torch.float64)
-# Attributes through which a config could choose how code runs, rather than what it computes.
-_CONFIG_KEYS_DROPPED = ("attn_implementation", "_attn_implementation", "experts_implementation")
+# Entries that do not change what is computed, but could choose how code runs (attention, experts)
+# or make building a model fail or swell (labels, padding, initial weights).
+_CONFIG_KEYS_DROPPED = (
+    "_attn_implementation",
+    "attn_implementation",
+    "experts_implementation",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "num_labels",
+)
 
 
 class TensorSource(Protocol):
@@ -131,9 +140,9 @@ def load_stage(
     source = FolderSource(folder) if source is None else source
     model = _build_on_meta(folder, shape)
     specs = cache_specs(getattr(model.config, "layer_types", None), shape, layers)
-    missing = _cut(model, shape, layers, source.names())
+    wanted = _cut(model, shape, layers, source.names())
     _compute_buffers(model, device)
-    _fill(model, missing, source, folder, dtype, device)
+    _fill(model, wanted, source, folder, dtype, device)
     store = PagedKvStore(specs, options.kv_blocks, options.block_size_tokens, dtype, device)
     pool = BlockPool(options.kv_blocks, options.block_size_tokens)
     stage = Stage(
@@ -184,6 +193,7 @@ def _build_on_meta(folder: Path, shape: ModelShape) -> Any:
     model_class = getattr(transformers, shape.architecture)
     data, _ = check_config_files(folder)
     kept = {key: value for key, value in data.items() if key not in _CONFIG_KEYS_DROPPED}
+    kept["pad_token_id"] = None
     try:
         config = model_class.config_class.from_dict(kept)
         with torch.device("meta"):

@@ -70,7 +70,8 @@ class ModelShape:
 
     `context_length` is the number of positions for which every row's numbers are independent of
     its neighbours and of the sequence's final length; rotary variants that switch frequencies
-    beyond their original length (longrope) end there.
+    beyond their original length (longrope) end there. `checkpoint_dtype` is what the config says
+    of the stored tensors: float32, bfloat16 or float16.
     """
 
     architecture: str
@@ -141,6 +142,13 @@ def read_shape(folder: Path) -> ModelShape:
     family = FAMILIES[architecture]
     head_count = _count(config, "num_attention_heads", path)
     hidden_size = _count(config, "hidden_size", path)
+    kv_head_count = _count(
+        config, "num_key_value_heads", path, default=_kv_heads(config, family, head_count)
+    )
+    if head_count % kv_head_count:
+        raise UntrustedCheckpoint(
+            path, f"{head_count} heads cannot share {kv_head_count} KV heads", "correct it"
+        )
     eos = generation.get("eos_token_id")
     if eos is None:
         eos = config.get("eos_token_id", family.eos_token_ids)
@@ -151,15 +159,13 @@ def read_shape(folder: Path) -> ModelShape:
         vocab_size=_count(config, "vocab_size", path),
         context_length=_context_length(config, family, path),
         head_count=head_count,
-        kv_head_count=_count(
-            config, "num_key_value_heads", path, default=_kv_heads(config, family, head_count)
-        ),
+        kv_head_count=kv_head_count,
         head_dim=_count(
             config, "head_dim", path, default=family.head_dim or max(1, hidden_size // head_count)
         ),
         tie_embeddings=bool(config.get("tie_word_embeddings", family.tie_embeddings)),
         eos_token_ids=_token_ids(eos, path),
-        checkpoint_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+        checkpoint_dtype=_dtype(config),
     )
 
 
@@ -231,6 +237,11 @@ def _context_length(config: Mapping[str, Any], family: _Family, path: Path) -> i
     source = config if "original_max_position_embeddings" in config else rope
     original = _count(source, "original_max_position_embeddings", path, default=4096, most=1 << 30)
     return min(stated, original)
+
+
+def _dtype(config: Mapping[str, Any]) -> str:
+    stated = config.get("dtype") or config.get("torch_dtype")
+    return stated if stated in ("float32", "bfloat16", "float16") else "float32"
 
 
 def _count(

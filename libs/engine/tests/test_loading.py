@@ -179,11 +179,12 @@ def test_configuration_that_cannot_be_built_is_refused(
         load_stage(changed, LayerRange(0, 4), OPTIONS)
 
 
-def test_configuration_cannot_choose_how_code_runs(changed: Path) -> None:
+def test_configuration_cannot_choose_how_code_runs_or_swell(changed: Path) -> None:
     prompt = prompt_of(12)
     expected = Chain(changed, (0, 4), OPTIONS).greedy(prompt, 6)
     config = json.loads((changed / "config.json").read_text())
     config |= {"_attn_implementation": "someone/kernel", "attn_implementation": "someone/kernel"}
+    config |= {"num_labels": 10**9, "pad_token_id": 10**6, "initializer_range": "wide"}
     (changed / "config.json").write_text(json.dumps(config))
     assert Chain(changed, (0, 4), OPTIONS).greedy(prompt, 6) == expected
 

@@ -1,6 +1,8 @@
 """Shapes read from JSON, layer ranges, and the tensors that a range needs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,8 @@ def test_quantised_checkpoints_are_refused(tmp_path: Path) -> None:
         {"num_hidden_layers": 0},
         {"num_hidden_layers": 10**9},
         {"num_hidden_layers": True},
+        {"num_key_value_heads": 3},
+        {"num_key_value_heads": 8},
         {"hidden_size": "32"},
         {"vocab_size": None},
         {"vocab_size": 1.5},
@@ -127,6 +131,24 @@ def test_quantised_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_malformed_configurations_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     with pytest.raises(UntrustedCheckpoint, match=r"config\.json"):
         read_shape(write(tmp_path, LLAMA | change))
+
+
+def test_shapes_and_accounts_need_no_torch() -> None:
+    code = (
+        "import sys, shoal_engine.shape, shoal_engine.trust, shoal_engine.cache_spec\n"
+        "import shoal_engine.blocks, shoal_engine.padding\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [({}, "float32"), ({"torch_dtype": "bfloat16"}, "bfloat16"), ({"dtype": "x" * 99}, "float32")],
+    ids=["silent", "old name", "unknown"],
+)
+def test_stored_dtype_is_read(tmp_path: Path, config: dict[str, str], dtype: str) -> None:
+    assert read_shape(write(tmp_path, LLAMA | config)).checkpoint_dtype == dtype
 
 
 def test_ranges_read_and_print_alike() -> None:
