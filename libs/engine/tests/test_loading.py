@@ -162,7 +162,7 @@ def test_pickle_is_refused_before_anything_is_built(changed: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"num_attention_heads": 7},
+        {"num_attention_heads": 6},
         {"hidden_act": "os.system"},
         {"rope_parameters": {"rope_type": "invented", "rope_theta": 1.0}},
         {"intermediate_size": "wide"},
