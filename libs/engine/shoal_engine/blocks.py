@@ -37,7 +37,7 @@ class BlockPool:
 
     Invariant: every block is either free (count 0) or held (count > 0). The lowest free blocks are
     given first, so that a sequence admitted at once tends to hold consecutive blocks, which
-    attention reads without copying.
+    attention reads without copying. Not thread-safe: one thread owns the accounts.
     """
 
     def __init__(self, block_count: int, block_size_tokens: int) -> None:

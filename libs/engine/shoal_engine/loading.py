@@ -44,6 +44,7 @@ _DTYPES = {
 }
 # Integers and 8-bit floats mean nothing without their scales.
 _STORED_DTYPES = (*_DTYPES.values(), torch.float64)
+_BUFFER_ELEMENTS_MAX = 1 << 16
 # Entries that do not change what is computed, but could choose how code runs (attention, experts)
 # or make building a model fail or swell (labels, padding, initial weights).
 _CONFIG_KEYS_DROPPED = (
@@ -96,9 +97,11 @@ class FolderSource:
         """
         path = self._files[name]
         with _opened(path) as file:
-            if name not in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                raise UntrustedCheckpoint(path, f"no tensor {name[:200]}", "download it again")
-            tensor: torch.Tensor = file.get_tensor(name)
+            try:
+                tensor: torch.Tensor = file.get_tensor(name)
+            except SafetensorError as err:
+                problem = f"no readable tensor {name[:200]}"
+                raise UntrustedCheckpoint(path, problem, "download it again") from err
             return tensor.clone()
 
 
@@ -208,7 +211,8 @@ def _build_on_meta(folder: Path, shape: ModelShape) -> Any:
         TypeError,
         ValueError,
     ) as err:
-        raise UnsupportedModel(f"{shape.architecture}: its config cannot be built: {err}") from err
+        detail = f"{shape.architecture}: its config cannot be built: {str(err)[:300]}"
+        raise UnsupportedModel(detail) from err
     _check_agreement(config, shape)
     return model.eval().requires_grad_(False)
 
@@ -222,9 +226,10 @@ def _check_agreement(config: Any, shape: ModelShape) -> None:
         "num_attention_heads": shape.head_count,
         "num_key_value_heads": shape.kv_head_count,
         "tie_word_embeddings": shape.tie_embeddings,
+        "head_dim": shape.head_dim,
     }
     for key, ours in pairs.items():
-        theirs = getattr(config, key)
+        theirs = getattr(config, key, ours)
         if theirs != ours:
             raise UnsupportedModel(f"{key} reads as {theirs} and as {ours}; state it in the config")
 
@@ -266,12 +271,16 @@ def _compute_buffers(model: Any, device: torch.device) -> None:
     """Give buffers that no checkpoint stores (rotary frequencies, embedding scale) their values.
 
     `_init_weights` computes them as loading by `transformers` does; parameters are still on the
-    meta device, where initialising them costs nothing.
+    meta device, where initialising them costs nothing. Raises UnsupportedModel for sizes that no
+    real model has, which no tensor would contradict.
     """
     for module in model.modules():
         names = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         for name in names:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+            buffer = module._buffers[name]
+            if buffer.numel() > _BUFFER_ELEMENTS_MAX:
+                raise UnsupportedModel(f"{name} would have {buffer.numel()} elements")
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
         if names:
             model._init_weights(module)
         for name in names:

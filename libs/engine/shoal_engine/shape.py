@@ -231,11 +231,13 @@ def _context_length(config: Mapping[str, Any], family: _Family, path: Path) -> i
     if not isinstance(rope, dict):
         raise UntrustedCheckpoint(path, "rope_parameters is not an object", "correct it")
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    is_long = kind == "longrope" or (family.model_type == "phi3" and kind in ("su", "yarn"))
-    if not is_long:
+    is_phi3 = family.model_type == "phi3"
+    if kind != "longrope" and not (is_phi3 and kind in ("su", "yarn")):
         return stated
-    source = config if "original_max_position_embeddings" in config else rope
-    original = _count(source, "original_max_position_embeddings", path, default=4096, most=1 << 30)
+    # Phi-3 keeps the original length beside the rotary parameters and means 4096 by silence.
+    key = "original_max_position_embeddings"
+    source = config if is_phi3 or key in config else rope
+    original = _count(source, key, path, default=4096 if is_phi3 else stated, most=1 << 30)
     return min(stated, original)
 
 

@@ -102,6 +102,22 @@ def test_rotary_variants_say_what_generate_says(
     assert chain.greedy(prompt, 12) == reference_tokens(folder, prompt, 12)
 
 
+def test_phi3_longrope_keeps_its_short_frequencies(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+    }
+    folder = make_checkpoint(
+        tmp_path, "Phi3ForCausalLM", rope_parameters=rope, original_max_position_embeddings=64
+    )
+    prompt = prompt_of(40, seed=2)
+    chain = Chain(folder, (0, 2, 4), OPTIONS)
+    assert chain.stages[0].shape.context_length == 64
+    assert chain.greedy(prompt, 12) == reference_tokens(folder, prompt, 12)
+
+
 # Two threads on a busy machine wait for each other for seconds, hence slow.
 TWO_THREADS = pytest.param(2, marks=pytest.mark.slow)
 

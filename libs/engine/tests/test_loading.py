@@ -101,6 +101,11 @@ def test_sharded_checkpoint_loads_alike(changed: Path) -> None:
         save_file(part, changed / file)
     (changed / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert Chain(changed, (0, 1, 4), OPTIONS).greedy(prompt, 6) == whole
+    wrong = weight_map | {"model.norm.weight": "model-0.safetensors"}
+    wrong |= {"lm_head.weight": "model-1.safetensors"}
+    (changed / "model.safetensors.index.json").write_text(json.dumps({"weight_map": wrong}))
+    with pytest.raises(UntrustedCheckpoint, match="no readable tensor"):
+        load_stage(changed, LayerRange(3, 4), OPTIONS)
     (changed / "model-1.safetensors").unlink()
     with pytest.raises(UntrustedCheckpoint, match=r"model-1\.safetensors: missing"):
         load_stage(changed, LayerRange(0, 4), OPTIONS)
@@ -165,7 +170,9 @@ def test_pickle_is_refused_before_anything_is_built(changed: Path) -> None:
         {"num_attention_heads": 6},
         {"hidden_act": "os.system"},
         {"rope_parameters": {"rope_type": "invented", "rope_theta": 1.0}},
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": None}},
         {"intermediate_size": "wide"},
+        {"head_dim": 1 << 20},
         {"initializer_range": None, "layer_types": ["mamba"] * 4},
     ],
     ids=str,
