@@ -9,6 +9,7 @@ import transformers
 
 from shoal_engine.blocks import SequenceKv
 from shoal_engine.loading import StageOptions
+from shoal_engine.sampling import SamplingSpec, SamplingState, sample
 from shoal_engine.testing import (
     ARCHITECTURES,
     LAYER_COUNT,
@@ -149,6 +150,20 @@ def test_rows_are_bitwise_independent_in_steps_of_four_tokens(
     for index, prompt in enumerate(prompts):
         alone = chain.step([(chain.attach(40), 0, prompt)])
         assert torch.equal(alone[0], together[index])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_splits_give_the_same_bits_and_so_the_same_draws(
+    checkpoint: CheckpointMaker, architecture: str
+) -> None:
+    folder = checkpoint(architecture, tie_word_embeddings=False)
+    prompt, follow = prompt_of(19, seed=6), prompt_of(5, seed=7)
+    whole = run_alone(Chain(folder, (0, LAYER_COUNT), OPTIONS), prompt, follow)
+    split = run_alone(Chain(folder, (0, 1, 3, LAYER_COUNT), OPTIONS), prompt, follow)
+    assert torch.equal(whole, split)
+    states = [SamplingState(SamplingSpec(temperature=1.0, seed=3))] * len(whole)
+    positions = range(len(prompt), len(prompt) + len(whole))
+    assert sample(whole, states, positions) == sample(split, states, positions)
 
 
 def test_replay_of_prompt_and_tokens_continues_alike(checkpoint: CheckpointMaker) -> None:
