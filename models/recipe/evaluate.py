@@ -157,7 +157,7 @@ def speculation_line(
     heavies: Sequence[Answer],
     tables: Tables,
 ) -> str:
-    """Acceptance of the drafter's greedy proposals by the heavyweight."""
+    """Acceptance of the drafter's greedy proposals; needs a shared tokenizer."""
     accepted = proposed = passes = tokens = 0
     for item, heavy in zip(items, heavies, strict=True):
         matches = draft_matches(drafter, prompt_text(drafter, item, tables), heavy.token_ids)
@@ -187,11 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drafts = answer_all(drafter, items, tables)
     heavies = answer_all(heavyweight, items, tables)
     ratio = drafter.parameter_count / heavyweight.parameter_count
-    lines = [
-        *accuracy_lines(items, drafts, heavies),
-        *cascade_lines(drafts, heavies, ratio),
-        speculation_line(drafter, items, heavies, tables),
-    ]
+    lines = [*accuracy_lines(items, drafts, heavies), *cascade_lines(drafts, heavies, ratio)]
+    if drafter.tokenizer.get_vocab() == heavyweight.tokenizer.get_vocab():
+        lines.append(speculation_line(drafter, items, heavies, tables))
+    else:
+        lines.append("speculation: not measured, the two models have different tokenizers")
     print("\n".join(lines))
 
 

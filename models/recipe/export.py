@@ -37,6 +37,8 @@ def export(folder: Path, preset: Preset, model: Any, tokenizer: Tokenizer, origi
         for name, parameter in model.named_parameters()
     }
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    # The library writes for the owner alone; a service may run as another user.
+    (folder / "model.safetensors").chmod(0o644)
     _write_json(folder / "config.json", config_fields(preset.shape))
     _write_json(folder / "generation_config.json", _generation_config(tokenizer))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(preset, template))

@@ -22,6 +22,8 @@ from recipe.tables import load_tables
 from recipe.tokenizer import ChatEncoder, build_tokenizer
 from recipe.train import Phase, Progress, Trainer
 
+INTERRUPTED = 130
+"""Exit status that shells give to a program stopped by Ctrl-C."""
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "made"
 
 
@@ -135,6 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except CheckpointMismatch as err:
             print(f"error: {err}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("stopped: the same command resumes from the last saved state", file=sys.stderr)
+            return INTERRUPTED
         print(f"{preset.name} written to {folder}")
     return 0
 

@@ -24,6 +24,7 @@ def test_exported_folder_gives_the_trained_models_logits(
 ) -> None:
     model = build_model(tiny.shape, 1)
     export(tmp_path, tiny, model, tokenizer, ORIGIN)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
     loaded = load(tmp_path)
     exchange = Exchange(question("Hello!", "Hi.").messages, ("search",))
     ids = ChatEncoder(tokenizer, tables.tools).encode(exchange).token_ids
