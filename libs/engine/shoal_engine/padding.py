@@ -20,6 +20,7 @@ _VECTOR_ELEMENTS = 16
 def padded_row_count(count: int, threads: int, activation_width: int, is_strict: bool) -> int:
     """Rows to compute for `count` real ones; at least `count`.
 
+    activation_width: elements per row that go through an activation, 0 for none.
     Not strict: steps of 4 rows and more get bits that do not depend on their number; with one
     thread that costs nothing. Strict: every step does, whatever the widths and threads.
     """

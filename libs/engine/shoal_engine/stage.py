@@ -163,9 +163,9 @@ class Stage:
         if not wanted:
             return hidden.new_empty((0, self.shape.vocab_size), dtype=torch.float32)
         # In a step of 4 rows the head, too, must see 4 of them for its bits not to depend on who
-        # else wants logits. It has no activation, so any width does.
+        # else wants logits.
         row_count = max(len(wanted), min(EXACT_ROW_COUNT, hidden.shape[0]))
-        row_count = self._padded(row_count, activation_width=1 << 30)
+        row_count = self._padded(row_count, activation_width=0)
         chosen = wanted + wanted[:1] * (row_count - len(wanted))
         index = torch.tensor(chosen, dtype=torch.int64, device=self.device)
         logits: torch.Tensor = self._model.head(hidden.index_select(0, index))[: len(wanted)]
@@ -195,6 +195,8 @@ class Stage:
         size = (token_count,) if self.is_first else (token_count, self.shape.hidden_size)
         if tuple(given.shape) != size:
             raise InvalidBatch(f"its tensor is {tuple(given.shape)}, its rows need {size}")
+        if not (given.dtype is torch.int64 if self.is_first else given.is_floating_point()):
+            raise InvalidBatch(f"its tensor holds {given.dtype}")
         if batch.token_ids is not None:
             low, high = batch.token_ids.aminmax()
             if int(low) < 0 or int(high) >= self.shape.vocab_size:

@@ -134,8 +134,15 @@ def test_refused_batch_writes_nothing(whole: Stage) -> None:
 
 @pytest.mark.parametrize(
     "token_ids",
-    [None, ids(3), ids(4)[None], torch.tensor([1, 2, 3, VOCAB_SIZE]), torch.tensor([-1, 2, 3, 4])],
-    ids=["none", "short", "shape", "above", "below"],
+    [
+        None,
+        ids(3),
+        ids(4)[None],
+        ids(4).float(),
+        torch.tensor([1, 2, 3, VOCAB_SIZE]),
+        torch.tensor([-1, 2, 3, 4]),
+    ],
+    ids=["none", "short", "shape", "float", "above", "below"],
 )
 def test_bad_tokens_are_refused(whole: Stage, token_ids: torch.Tensor | None) -> None:
     kv = whole.pool.sequence(4)
@@ -148,6 +155,12 @@ def test_bad_tokens_are_refused(whole: Stage, token_ids: torch.Tensor | None) ->
 def test_bad_hidden_rows_are_refused(last: Stage, width: int) -> None:
     with pytest.raises(InvalidBatch, match=r"needs? \(4, 32\)"):
         last.forward(StageBatch([Row(last.pool.sequence(4), 0, 4)], hidden=torch.zeros(4, width)))
+
+
+def test_hidden_rows_of_integers_are_refused(last: Stage) -> None:
+    hidden = torch.zeros(4, 32, dtype=torch.int64)
+    with pytest.raises(InvalidBatch, match=r"holds torch\.int64"):
+        last.forward(StageBatch([Row(last.pool.sequence(4), 0, 4)], hidden=hidden))
 
 
 def test_stages_take_either_tokens_or_hidden_rows(whole: Stage, last: Stage) -> None:
