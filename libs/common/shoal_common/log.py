@@ -1,0 +1,193 @@
+"""Logs: one handler, JSON lines in containers and text on a terminal, secrets taken out.
+
+Owns the shape of a line, the context fields that follow a request, and redaction. Does not know
+where the lines go after standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+from opentelemetry import trace
+
+REDACTED = "[redacted]"
+
+_LEVELS = {
+    "silent": logging.CRITICAL + 10,
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": logging.DEBUG,
+}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_context: ContextVar[Mapping[str, object]] = ContextVar("shoal_log_context", default={})  # noqa: B039 (never mutated)
+
+# Fields whose value is a secret, or somebody's text, whatever it looks like.
+_SECRET_FIELD = re.compile(
+    r"(?i)^(.*[_-])?(api[_-]?key|token|secret|password|passwd|authorization|cookie|credentials?)$"
+)
+_TEXT_FIELD = frozenset(
+    {"prompt", "messages", "content", "text", "body", "completion", "token_ids", "input_ids"}
+)
+_SECRET_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;]+"), rf"\1 {REDACTED}"),
+    (re.compile(r"\b(sk|nvapi|hf|ghp|xoxb|gsk)[-_][A-Za-z0-9][A-Za-z0-9_.\-]{7,}"), REDACTED),
+    (
+        # key=value, key: value, "key": "value", ('key', 'value')
+        re.compile(
+            r"(?i)([\w-]*(?:api[_-]?key|shoal[_-]token|fleet[_-]token|access[_-]token|secret"
+            r"|password|passwd)[\"']?\s*[=:,]\s*b?[\"']?)(?!\[redacted\])[^\s\"'&,;)}\]]+"
+        ),
+        rf"\1{REDACTED}",
+    ),
+    (re.compile(r"(?i)([?&](?:key|token|auth)=)[^\s\"'&]+"), rf"\1{REDACTED}"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@"), rf"\1{REDACTED}@"),
+)
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """`text` without credentials: the known `secrets`, and everything shaped like one."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    for pattern, replacement in _SECRET_TEXT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+@contextmanager
+def bind(**fields: object) -> Iterator[None]:
+    """Give every line logged inside these fields; tasks started inside inherit them.
+
+    A field of None takes an outer one away.
+    """
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def bound() -> dict[str, object]:
+    """The fields bound here and now."""
+    return {name: value for name, value in _context.get().items() if value is not None}
+
+
+def setup(
+    service: str,
+    level: str = "info",
+    fmt: str = "auto",
+    *,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Install the one handler of this process on the root logger, replacing any other.
+
+    secrets: values never to be written, for example the fleet token. stream: default stderr.
+    """
+    stream = sys.stderr if stream is None else stream
+    is_text = fmt in ("text", "pretty") or (fmt == "auto" and stream.isatty())
+    hidden = tuple(secret for secret in secrets if secret)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter((TextFormatter if is_text else JsonFormatter)(service, hidden))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(_LEVELS[level])
+    logging.captureWarnings(True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, service, event, context, the record's own fields."""
+
+    def __init__(self, service: str, secrets: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._service = service
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _time(record).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "event": redact(record.getMessage(), self._secrets),
+        }
+        fields = _fields(record)
+        line.update({n: v for n, v in fields.items() if n not in line})
+        line.update({f"field_{n}": v for n, v in fields.items() if n in line and line[n] is not v})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        cleaned = {name: _clean(value, self._secrets) for name, value in line.items()}
+        return json.dumps(cleaned, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people: time, level, service, event, then fields as name=value."""
+
+    def __init__(self, service: str, secrets: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._service = service
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = _time(record).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fields = "".join(
+            f" {name}={_one_line(_clean(value, self._secrets))}"
+            for name, value in _fields(record).items()
+        )
+        event = redact(record.getMessage(), self._secrets).replace("\n", "\\n")
+        text = f"{time} {record.levelname.lower():<8} {self._service} {event}{fields}"
+        if record.exc_info:
+            text += "\n" + redact(self.formatException(record.exc_info), self._secrets)
+        return text
+
+
+def _time(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created, UTC)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """Bound context, trace id, then what the caller gave as `extra`; secrets by name hidden."""
+    fields = bound()
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        fields.setdefault("trace_id", trace.format_trace_id(span.trace_id))
+        fields.setdefault("span_id", trace.format_span_id(span.span_id))
+    fields.update({n: v for n, v in vars(record).items() if n not in _STANDARD})
+    return {name: _hidden_by_name(name, value) for name, value in fields.items()}
+
+
+def _hidden_by_name(name: str, value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(n): _hidden_by_name(str(n), v) for n, v in value.items()}
+    is_hidden = _SECRET_FIELD.match(name) or name.lower() in _TEXT_FIELD
+    return REDACTED if is_hidden and value not in (None, "") else value
+
+
+def _clean(value: object, secrets: tuple[str, ...]) -> object:
+    """`value` as JSON can hold it, with secrets taken out of every string."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _clean(item, secrets) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item, secrets) for item in value]
+    return redact(str(value), secrets)
+
+
+def _one_line(value: object) -> str:
+    """A field's value without spaces or line breaks that would blur where it ends."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    is_plain = text and not re.search(r"[\s\"=]", text)
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
