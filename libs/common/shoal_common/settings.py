@@ -149,6 +149,12 @@ class ServiceSettings(BaseSettings):
             cls.service = service
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        shared = cls.model_fields.keys() & FleetSettings.model_fields.keys()
+        assert not shared, f"options of the fleet declared again: {', '.join(sorted(shared))}"
+
+    @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
@@ -402,9 +408,10 @@ def _unknown_variables(
 
 def _is_service_link(name: str, value: str) -> bool:
     """Whether Kubernetes put this variable there to name a Service."""
-    if name.startswith(_PREFIX) and name.endswith("_PORT"):
-        return _SERVICE_LINK_PORT.fullmatch(value) is not None
-    return _SERVICE_LINK.fullmatch(name) is not None
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    is_port = name.startswith(_PREFIX) and name.endswith("_PORT")
+    return is_port and _SERVICE_LINK_PORT.fullmatch(value) is not None
 
 
 def _plain_types(annotation: Any) -> set[Any]:
