@@ -1,0 +1,3 @@
+from shoal_shard_store.app import main
+
+main()

@@ -1,0 +1,26 @@
+"""What the shard-store counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from shoal_common.metrics import RequestMetrics, counter, gauge
+
+_SERVICE = "shard_store"
+
+
+class Metrics:
+    """Metric objects of one process, on its own registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = RequestMetrics(registry, _SERVICE)
+        self.bytes_served = counter(registry, _SERVICE, "served_bytes", "Blob bytes sent.")
+        self.bytes_imported = counter(
+            registry, _SERVICE, "imported_bytes", "Bytes of models imported."
+        )
+        self.blobs_corrupt = counter(
+            registry, _SERVICE, "corrupt_reads", "Reads refused because the blob is in quarantine."
+        )
+        self.imports_open = gauge(
+            registry, _SERVICE, "imports_open", "Imports that run or wait for their turn."
+        )

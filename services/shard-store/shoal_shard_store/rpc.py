@@ -1,0 +1,140 @@
+"""`ShardStoreService` over gRPC: translation between messages and the domain, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+from shoal.shard_store.v1 import shard_store_pb2 as pb
+from shoal.shard_store.v1 import shard_store_pb2_grpc as pb_grpc
+from shoal_shard_store.blob_store import CHUNK_SIZE_BYTES, BlobStore
+from shoal_shard_store.catalog import Catalog, StoredManifest
+from shoal_shard_store.errors import CorruptBlob, InvalidByteRange
+from shoal_shard_store.importer import Importer, ImportProgress
+from shoal_shard_store.manifest import BlobRef, blobs_of
+from shoal_shard_store.metrics import Metrics
+from shoal_shard_store.model_folder import allowed_folder
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class ShardStoreRpc(pb_grpc.ShardStoreServiceServicer):
+    """Answers the service's four calls. Errors leave as ShoalError."""
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        catalog: Catalog,
+        importer: Importer,
+        roots: tuple[Path, ...],
+        metrics: Metrics,
+    ) -> None:
+        self._blobs = blobs
+        self._catalog = catalog
+        self._importer = importer
+        self._roots = roots
+        self._metrics = metrics
+
+    async def ImportModel(
+        self, request: pb.ImportModelRequest, context: _Context
+    ) -> AsyncIterator[pb.ImportModelResponse]:
+        """Import a folder below one of the allowed roots, with progress."""
+        metrics = self._metrics
+        with metrics.requests.observed("ImportModel"), metrics.imports_open.track_inprogress():
+            folder = await asyncio.to_thread(allowed_folder, request.path, self._roots)
+            async with aclosing(self._importer.run(folder, request.model)) as steps:
+                async for progress in steps:
+                    yield _progress(progress)
+            metrics.bytes_imported.inc(progress.bytes_done)
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: _Context
+    ) -> pb.ListModelsResponse:
+        """Every model's newest revision."""
+        with self._metrics.requests.observed("ListModels"):
+            return pb.ListModelsResponse(models=await asyncio.to_thread(self._list))
+
+    async def GetManifest(
+        self, request: pb.GetManifestRequest, context: _Context
+    ) -> pb.GetManifestResponse:
+        """A manifest as it was stored."""
+        with self._metrics.requests.observed("GetManifest"):
+            stored = await asyncio.to_thread(self._catalog.get, request.model, request.revision)
+            return pb.GetManifestResponse(
+                model=stored.model, revision=stored.revision, manifest_json=stored.manifest_json
+            )
+
+    async def ReadBlob(
+        self, request: pb.ReadBlobRequest, context: _Context
+    ) -> AsyncIterator[pb.ReadBlobResponse]:
+        """Bytes of a verified blob in pieces of 1 MiB; the client's window sets the pace."""
+        with self._metrics.requests.observed("ReadBlob"):
+            descriptor = await self._open(request.digest)
+            try:
+                offset_bytes, stop = _byte_range(request, os.fstat(descriptor).st_size)
+                while offset_bytes < stop:
+                    size_bytes = min(CHUNK_SIZE_BYTES, stop - offset_bytes)
+                    data = await asyncio.to_thread(os.pread, descriptor, size_bytes, offset_bytes)
+                    if not data:  # Cut short by somebody else since it was verified.
+                        raise CorruptBlob(request.digest)
+                    self._metrics.bytes_served.inc(len(data))
+                    yield pb.ReadBlobResponse(offset_bytes=offset_bytes, data=data)
+                    offset_bytes += len(data)
+            finally:
+                os.close(descriptor)
+
+    async def _open(self, digest: str) -> int:
+        opening = asyncio.ensure_future(asyncio.to_thread(self._blobs.open, digest))
+        try:
+            return await asyncio.shield(opening)
+        except CorruptBlob:
+            self._metrics.blobs_corrupt.inc()
+            raise
+        except asyncio.CancelledError:
+            opening.add_done_callback(
+                _close_opened
+            )  # The thread goes on and opens it all the same.
+            raise
+
+    def _list(self) -> list[pb.StoredModel]:
+        return [self._stored_model(self._catalog.get(model)) for model in self._catalog.models()]
+
+    def _stored_model(self, stored: StoredManifest) -> pb.StoredModel:
+        document = stored.document()
+        sizes = blobs_of(document)
+        return pb.StoredModel(
+            model=stored.model,
+            revision=stored.revision,
+            architecture=document["architecture"],
+            layer_count=document["layer_count"],
+            shard_count=len(document["shards"]),
+            size_bytes=sum(sizes.values()),
+            is_complete=all(self._blobs.has(BlobRef(*item)) for item in sizes.items()),
+        )
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
+
+
+def _progress(progress: ImportProgress) -> pb.ImportModelResponse:
+    return pb.ImportModelResponse(
+        model=progress.model,
+        bytes_done=progress.bytes_done,
+        bytes_total=progress.bytes_total,
+        is_complete=progress.is_complete,
+        revision=progress.revision,
+    )
+
+
+def _byte_range(request: pb.ReadBlobRequest, size_bytes: int) -> tuple[int, int]:
+    """[start, stop) of the bytes asked for; a length of 0 means to the end."""
+    start = request.offset_bytes
+    stop = start + request.length_bytes if request.length_bytes else size_bytes
+    if start > size_bytes or stop > size_bytes:
+        raise InvalidByteRange(start, request.length_bytes, size_bytes)
+    return start, stop
