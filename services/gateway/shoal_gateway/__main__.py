@@ -1,0 +1,3 @@
+from shoal_gateway.app import main
+
+main()

@@ -1,0 +1,128 @@
+"""Wiring, in order of life. The only module that knows everyone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aiohttp import web
+
+from shoal_common import log as shoal_log
+from shoal_common.app import run_service, until_signal, write_ready_file
+from shoal_common.clock import SystemClock
+from shoal_common.metrics import new_registry
+from shoal_common.rpc import RpcChannel
+from shoal_common.settings import load
+from shoal_common.side import SideServer
+from shoal_common.tokens import TemplateRenderer
+from shoal_gateway import limits
+from shoal_gateway.auth import KeyCheck, load_or_create_key
+from shoal_gateway.completion import Completer, CompletionLimits
+from shoal_gateway.http.middleware import make_middlewares
+from shoal_gateway.http.routes import Routes
+from shoal_gateway.metrics import Metrics
+from shoal_gateway.models import ModelDirectory, ModelLibrary
+from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
+from shoal_gateway.sampling import SamplingDefaults
+from shoal_gateway.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the gateway until SIGTERM or SIGINT."""
+    settings = load(Settings, argv)
+    shoal_log.setup("gateway", settings.fleet.log_level, settings.fleet.log_format)
+    run_service(lambda: run(settings))
+
+
+async def run(settings: Settings) -> None:
+    async with running(settings) as (address, side_address):
+        write_ready_file(settings.ready_file, http=address, side=side_address, grpc="")
+        await until_signal()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
+    """The gateway while the context is open; yields its HTTP address and its side address.
+
+    Leaving it stops accepting, lets running answers end for `drain_timeout_s`, and closes the
+    rest in reverse.
+    """
+    clock = SystemClock()
+    metrics = Metrics(new_registry())
+    token = settings.fleet.secret_token()
+    keys = KeyCheck(
+        settings.api_key.get_secret_value() or load_or_create_key(settings.fleet.data_dir)
+    )
+    async with AsyncExitStack() as stack:
+        router_channel = RpcChannel(settings.router_address, token=token)
+        stack.push_async_callback(router_channel.close)
+        store_channel = RpcChannel(settings.shard_store_address, token=token)
+        stack.push_async_callback(store_channel.close)
+        stages = GrpcStages(token, settings.idle_timeout_s)
+        stack.push_async_callback(stages.close)
+        renderer = TemplateRenderer(settings.template_workers, settings.template_timeout_s)
+        stack.push_async_callback(renderer.close)
+        await renderer.start()
+
+        router = GrpcRouter(router_channel, settings.call_timeout_s)
+        directory = ModelDirectory(router, clock, settings.default_model)
+        library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
+        stack.push_async_callback(library.close)
+        completer = Completer(
+            router=router,
+            stages=stages,
+            directory=directory,
+            library=library,
+            renderer=renderer,
+            defaults=_sampling_defaults(settings),
+            limits=_completion_limits(settings),
+            clock=clock,
+        )
+        app = web.Application(
+            client_max_size=limits.BODY_SIZE_BYTES_MAX,
+            middlewares=make_middlewares(keys, metrics, clock),
+        )
+        Routes(
+            completer=completer,
+            directory=directory,
+            metrics=metrics,
+            clock=clock,
+            is_strict=settings.strict_compat,
+            keep_alive_s=settings.keep_alive_s,
+        ).add_to(app)
+        address = await _listen(app, settings, stack)
+        side = SideServer(settings.side_address, metrics.registry, lambda: True)
+        stack.push_async_callback(side.stop)
+        yield address, await side.start()
+
+
+async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=settings.drain_timeout_s,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, settings.listen_host, settings.listen_port)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _sampling_defaults(settings: Settings) -> SamplingDefaults:
+    return SamplingDefaults(
+        temperature=settings.default_temperature,
+        top_p=settings.default_top_p,
+        top_k=settings.default_top_k,
+        max_tokens=settings.default_max_tokens,
+    )
+
+
+def _completion_limits(settings: Settings) -> CompletionLimits:
+    return CompletionLimits(
+        plan_timeout_s=settings.queue_timeout_s,
+        replan_timeout_s=settings.replan_timeout_s,
+        attempts_max=settings.attempts_max,
+    )

@@ -1,0 +1,1 @@
+"""Pure translation between public chat APIs and ChatTask and its events."""

@@ -1,0 +1,75 @@
+"""What can go wrong at the front door, besides shoal_common's tree.
+
+InvalidRequest
+├── MalformedBody      not JSON, not an object, not text
+├── UnknownRoute       no such path
+└── WrongMethod        the path knows other methods
+Unavailable
+├── NoModelReady       `auto`, and nothing is ready
+├── ModelReplaced      a new revision came between tokenising and planning
+└── StageSilent        nothing came from the head for too long
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from shoal_common.errors import InvalidRequest, Unavailable
+
+
+class MalformedBody(InvalidRequest):
+    """The body cannot be read as a JSON object."""
+
+    reason = "MALFORMED_BODY"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"the request body must be a JSON object in UTF-8: {detail}")
+
+
+class UnknownRoute(InvalidRequest):
+    """No route of that path."""
+
+    reason = "UNKNOWN_ROUTE"
+    http_status = 404
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"there is no {method} {path[:200]}")
+
+
+class WrongMethod(InvalidRequest):
+    """The path exists, with other methods."""
+
+    reason = "METHOD_NOT_ALLOWED"
+    http_status = 405
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(f"{method} is not allowed on {path[:200]}; allowed: {allowed}")
+
+
+class NoModelReady(Unavailable):
+    """No model was named and none is ready."""
+
+    reason = "NO_MODEL_READY"
+
+    def __init__(self) -> None:
+        super().__init__("no model is ready yet; try again shortly or see /v1/models")
+
+
+class ModelReplaced(Unavailable):
+    """The plan is for another revision than the prompt's tokens."""
+
+    reason = "MODEL_REPLACED"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model '{model}' was replaced while the request began; try again")
+
+
+class StageSilent(Unavailable):
+    """No delta within the idle limit."""
+
+    reason = "STAGE_SILENT"
+    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
+    http_status = 504
+
+    def __init__(self, idle_timeout_s: float) -> None:
+        super().__init__(f"the workers sent nothing for {idle_timeout_s:g} s; try again")

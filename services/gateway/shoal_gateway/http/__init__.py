@@ -1,0 +1,1 @@
+"""HTTP only: routes, server-sent events, keys and errors on the wire."""

@@ -1,0 +1,114 @@
+"""What holds for every route: the key, errors in OpenAI's shape, counts, one log line.
+
+The one place where a ShoalError becomes an HTTP status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from shoal_common import log as shoal_log
+from shoal_common.clock import Clock
+from shoal_common.errors import Internal, InvalidRequest, RequestTooLarge, ShoalError
+from shoal_common.ids import new_request_id
+from shoal_gateway import limits
+from shoal_gateway.auth import KeyCheck
+from shoal_gateway.dialects.openai_render import error_object
+from shoal_gateway.errors import UnknownRoute, WrongMethod
+from shoal_gateway.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
+REQUEST_ID = web.RequestKey("request_id", str)
+# How an answer ended where its HTTP status cannot say: an error inside a stream.
+OUTCOME = web.RequestKey("outcome", str)
+
+
+def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Middleware]:
+    """Outermost first."""
+
+    @web.middleware
+    async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = request[REQUEST_ID] = new_request_id()
+        started_at = clock.monotonic()
+        outcome = "cancelled"
+        metrics.in_flight.inc()
+        try:
+            with shoal_log.bind(request_id=request_id):
+                response = await handler(request)
+            outcome = request.get(OUTCOME, _outcome(response.status))
+            return response
+        finally:
+            metrics.in_flight.dec()
+            duration_s = clock.monotonic() - started_at
+            route = _route_name(request)
+            metrics.requests.labels(route, outcome).inc()
+            metrics.duration.labels(route).observe(duration_s)
+            fields = {"route": route, "outcome": outcome, "duration_s": round(duration_s, 4)}
+            log.info("request ended", extra=fields | {"request_id": request_id})
+
+    @web.middleware
+    async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.path not in OPEN_PATHS:
+                keys.require(request.headers)
+            return await handler(request)
+        except ShoalError as err:
+            return error_response(err)
+        except web.HTTPException as err:
+            return error_response(_translate(err, request), err.headers.get("Allow"))
+        except asyncio.CancelledError:
+            raise
+        # The outermost loop of a request's task.
+        except Exception:
+            log.exception("request failed")
+            return error_response(Internal("an internal error; the gateway's log has the details"))
+
+    return [observe, answer_errors]
+
+
+def error_response(error: ShoalError, allow: str | None = None) -> web.Response:
+    headers = {}
+    if error.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retryable:
+        headers["Retry-After"] = "1"
+    if allow:
+        headers["Allow"] = allow
+    return web.json_response(error_object(error), status=error.http_status, headers=headers)
+
+
+def _translate(error: web.HTTPException, request: web.Request) -> ShoalError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return WrongMethod(request.method, request.path, allowed)
+    if error.status == 404:
+        return UnknownRoute(request.method, request.path)
+    if error.status == 413:
+        return body_too_large()
+    return InvalidRequest(error.reason or "the request cannot be read")
+
+
+def body_too_large() -> RequestTooLarge:
+    return RequestTooLarge(
+        f"the body is larger than {limits.BODY_SIZE_BYTES_MAX} bytes; shorten the messages"
+    )
+
+
+def _outcome(status: int) -> str:
+    if status < 400:
+        return "ok"
+    return "refused" if status < 500 else "failed"
+
+
+def _route_name(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unknown"
