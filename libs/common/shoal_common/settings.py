@@ -45,7 +45,7 @@ SERVICES = (
 
 _PREFIX = "SHOAL_"
 _FOREIGN_SECTIONS = (*SERVICES, "cli")
-_CONFIG_VARIABLE = "SHOAL_CONFIG"
+CONFIG_VARIABLE = "SHOAL_CONFIG"
 # What Kubernetes injects for a Service called shoal-<anything> in the same namespace.
 _SERVICE_LINK = re.compile(
     r"SHOAL(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
@@ -234,7 +234,7 @@ def render(settings: ServiceSettings, origins: Mapping[tuple[str, str], str]) ->
         if value is None:
             lines.append(f"# {option.name} is not set")
         else:
-            lines.append(f"{option.name} = {_toml(value)}  # {origin}")
+            lines.append(f"{option.name} = {to_toml(value)}  # {origin}")
     return "\n".join(lines) + "\n"
 
 
@@ -350,7 +350,7 @@ def _config_path(
     arguments: Mapping[str, str], flags: Mapping[str, str], environ: Mapping[str, str]
 ) -> Path:
     """The file to read; one that was named must exist, the default one may be absent."""
-    named = arguments.get("config") or environ.get(_CONFIG_VARIABLE)
+    named = arguments.get("config") or environ.get(CONFIG_VARIABLE)
     if not named:
         return _data_dir(flags, environ) / "config.toml"
     path = Path(named).expanduser()
@@ -397,7 +397,7 @@ def _unknown_variables(
     service: str, known: Sequence[Option], environ: Mapping[str, str]
 ) -> Iterator[str]:
     """Variables with our prefix that nobody reads: a misspelt setting must not pass silently."""
-    names = {option.variable for option in known} | {_CONFIG_VARIABLE}
+    names = {option.variable for option in known} | {CONFIG_VARIABLE}
     others = tuple(f"{_PREFIX}{s.upper()}_" for s in _FOREIGN_SECTIONS if s != service)
     for name in sorted(environ):
         if not name.startswith(_PREFIX) or name in names or name.startswith(others):
@@ -443,17 +443,17 @@ def _decode(info: FieldInfo, text: str) -> object:
     return text
 
 
-def _toml(value: object) -> str:
-    """One value in TOML, secrets hidden."""
+def to_toml(value: object) -> str:
+    """One value in the words of TOML, secrets hidden."""
     if isinstance(value, SecretStr):
         return '"[redacted]"' if value.get_secret_value() else '""'
     if isinstance(value, BaseModel):
-        return _toml(dict(value))
+        return to_toml(dict(value))
     if isinstance(value, Mapping):
-        items = (f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items() if v is not None)
+        items = (f"{json.dumps(str(k))} = {to_toml(v)}" for k, v in value.items() if v is not None)
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list | tuple | set | frozenset):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
+        return "[" + ", ".join(to_toml(v) for v in value) + "]"
     if isinstance(value, bool | int | float):
         return str(value).lower()
     return json.dumps(redact(str(value)), ensure_ascii=False)
