@@ -7,6 +7,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc.aio
 
 from shoal.shard_store.v1 import shard_store_pb2 as pb
 from shoal.shard_store.v1 import shard_store_pb2_grpc as pb_grpc

@@ -133,21 +133,22 @@ def _check_layout(
     tensors: list[StoredTensor], file_name: str, data_start: int, file_size_bytes: int
 ) -> None:
     """Tensors must follow one another from the header to the end of the file."""
-    expected = data_start
     for tensor in tensors:
-        label = f"tensor {tensor.name[:200]}"
         stop = tensor.offset_bytes + tensor.size_bytes
         if stop > file_size_bytes:
             raise UntrustedFolder(
                 file_name,
-                f"{label} ends at byte {stop} of a file of {file_size_bytes} bytes",
+                f"tensor {tensor.name[:200]} ends at byte {stop} of a file of {file_size_bytes}",
                 "complete the download",
             )
+    expected = data_start
+    for tensor in tensors:
+        label = f"tensor {tensor.name[:200]}"
         if tensor.offset_bytes < expected:
             raise UntrustedFolder(file_name, f"{label} overlaps another", _DOWNLOAD_AGAIN)
         if tensor.offset_bytes > expected:
             raise UntrustedFolder(file_name, f"{label} follows a gap", _DOWNLOAD_AGAIN)
-        expected = stop
+        expected += tensor.size_bytes
     if expected != file_size_bytes:
         raise UntrustedFolder(
             file_name, f"{file_size_bytes - expected} bytes belong to no tensor", _DOWNLOAD_AGAIN
