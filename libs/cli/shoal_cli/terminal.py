@@ -1,0 +1,73 @@
+"""What `shoal up` shows: coloured prefixed log lines, progress bars, and the panel at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
+
+
+class Terminal:
+    """Bars live between entering and leaving; lines may come at any time and scroll above them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._colours: dict[str, str] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Terminal:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def line(self, name: str, text: str) -> None:
+        """Print one line of a process, with the process's name in its colour before it."""
+        index = len(self._colours) % len(_COLOURS)
+        colour = self._colours.setdefault(name, _COLOURS[index])
+        prefix = Text(f"{name:>12} │ ", style=colour)
+        self._console.print(prefix + Text.from_ansi(text), soft_wrap=True)
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Move the bar called `what`, which appears with its first use."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=None)
+        self._progress.update(self._tasks[what], completed=done, total=max(total, 1))
+
+    def panel(self, url: str, key_file: Path, models: Sequence[str]) -> None:
+        """Say where the fleet is and how to talk to it."""
+        curl = (
+            f"curl {url}/v1/chat/completions \\\n"
+            f'  -H "Authorization: Bearer $(cat {key_file})" \\\n'
+            "  -H 'Content-Type: application/json' \\\n"
+            f'  -d \'{{"model": "{models[0]}", "messages": '
+            '[{"role": "user", "content": "What is the capital of France?"}]}\''
+        )
+        head = f"URL     {url}/v1\nkey     {key_file}\nmodels  {', '.join(models)}"
+        tail = "talk: shoal chat    look: shoal status    stop: Ctrl-C or shoal down"
+        panel = Panel(Text(f"{head}\n\n{tail}"), title="Shoal is ready", border_style="green")
+        self._console.print(panel)
+        # Outside the panel, so that it can be copied.
+        self._console.print(Text(curl), soft_wrap=True)

