@@ -118,6 +118,7 @@ class Routes:
     ) -> web.StreamResponse:
         """An error before the first byte keeps its status; a later one becomes an event."""
         response = web.StreamResponse(headers=sse.HEADERS)
+        first = sse.data_event(renderer.first_chunk())
         async with aclosing(sse.with_pauses(events, self.keep_alive_s)) as paced:
             try:
                 async for event in paced:
@@ -125,9 +126,12 @@ class Routes:
                         continue
                     if not response.prepared:
                         await response.prepare(request)
-                        if event is not None:
-                            await response.write(sse.data_event(renderer.first_chunk()))
-                    await response.write(_rendered(renderer, event))
+                    if event is None:
+                        await response.write(sse.KEEP_ALIVE)
+                        continue
+                    if data := first + _rendered(renderer, event):
+                        await response.write(data)
+                    first = b""
             except ShoalError as err:
                 if not response.prepared:
                     raise
@@ -138,9 +142,7 @@ class Routes:
         return response
 
 
-def _rendered(renderer: ChatRenderer, event: Event | None) -> bytes:
-    if event is None:
-        return sse.KEEP_ALIVE
+def _rendered(renderer: ChatRenderer, event: Event) -> bytes:
     if isinstance(event, TextDelta):
         return sse.data_event(renderer.text_chunk(event))
     if isinstance(event, Finished):

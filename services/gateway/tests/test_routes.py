@@ -1,0 +1,60 @@
+"""The routes beside chat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+KEY = "k" * 64
+
+
+async def get(url: str, key: str = "") -> tuple[int, Any]:
+    headers = {"x-api-key": key} if key else {}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as response:
+        is_json = response.content_type == "application/json"
+        return response.status, await response.json() if is_json else await response.text()
+
+
+async def test_models_are_listed_and_shown(fleet: Any) -> None:
+    status, models = await get(f"{fleet.url}/v1/models", KEY)
+    assert status == 200
+    assert models["object"] == "list"
+    assert [model["id"] for model in models["data"]] == ["heavyweight"]
+    assert (await get(f"{fleet.url}/v1/models/heavyweight", KEY))[1] == models["data"][0]
+    assert (await get(f"{fleet.url}/v1/models/other/name", KEY))[0] == 404
+    assert (await get(f"{fleet.url}/v1/models"))[0] == 401
+
+
+async def test_health_needs_no_key(fleet: Any) -> None:
+    assert (await get(f"{fleet.url}/health"))[0] == 200
+    status, body = await get(f"{fleet.url}/health/ready")
+    assert status == 200
+    assert body["ready"] is True
+    assert body["subsystems"]["inference_router"] is True
+
+
+async def test_not_ready_without_a_ready_model(start_fleet: Any) -> None:
+    async with start_fleet() as fleet:
+        fleet.router.is_ready = False
+        status, body = await get(f"{fleet.url}/health/ready")
+    assert status == 503
+    assert body["ready"] is False
+    assert body["subsystems"] == {"api_server": True, "inference_router": True, "models": False}
+
+
+async def test_metrics_count_requests_and_tokens(fleet: Any) -> None:
+    async with (
+        aiohttp.ClientSession(headers={"x-api-key": KEY}) as session,
+        session.post(
+            f"{fleet.url}/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "hi"}]},
+        ) as response,
+    ):
+        assert response.status == 200
+    status, text = await get(f"{fleet.url}/metrics")
+    assert status == 200
+    assert 'shoal_gateway_requests_total{outcome="ok",route="/v1/chat/completions"} 1.0' in text
+    assert "shoal_gateway_time_to_first_token_seconds_count 1.0" in text
+    assert 'shoal_gateway_tokens_total{kind="completion"}' in text
+    assert 'le="600.0"' in text
