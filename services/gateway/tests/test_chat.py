@@ -242,10 +242,10 @@ async def test_comments_keep_a_queued_stream_open(start_fleet: Any) -> None:
         ):
             assert await response.content.readline() == b": keep-alive\n"
             fleet.router.queue.set()
-            lines = (await response.read()).decode().split("\n\n")
+            lines = (await response.read()).decode().split("\n")
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert lines[-2:] == ["data: [DONE]", ""]
+    assert lines[-3:] == ["data: [DONE]", "", ""]
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
