@@ -158,15 +158,14 @@ class LocalModel:
     """A layer range that is whole on this machine.
 
     `folder` holds config.json and the other small files, `index` says where the tensors are
-    (`SegmentSource.open`), `source` is that index opened.
+    (`SegmentSource.open`), `source` is that index opened. `layers` is half-open.
     """
 
     model: str
     folder: Path
     revision: str
     manifest: Mapping[str, Any]
-    layer_start: int
-    layer_stop: int
+    layers: tuple[int, int]
     index: Path
     source: SegmentSource
 
@@ -279,7 +278,7 @@ class ShardClient:
         await asyncio.to_thread(_write, index, json.dumps(rows).encode())
         log.info("layers fetched", extra={"model": model, "layers": f"{start}:{stop}"})
         source = SegmentSource(places)
-        return LocalModel(model, folder, revision, manifest, start, stop, index, source)
+        return LocalModel(model, folder, revision, manifest, (start, stop), index, source)
 
     async def _manifest(self, model: str) -> tuple[str, dict[str, Any]]:
         if _FILE_NAME.fullmatch(model) is None:
@@ -327,6 +326,7 @@ class ShardClient:
         async with self._locked(path) as file:
             # Another process may have finished it while this one waited for the lock.
             if await asyncio.to_thread(_is_whole, path, segment, 0):
+                Path(f"{path}.tmp").unlink(missing_ok=True)
                 meter.add(segment.size_bytes)
                 return
             for _ in range(2):
@@ -389,15 +389,9 @@ class ShardClient:
     @asynccontextmanager
     async def _locked(self, path: Path) -> AsyncIterator[BinaryIO]:
         """The unfinished file of `path`, which no other process writes meanwhile."""
-        while True:
-            file = await asyncio.to_thread(Path(f"{path}.tmp").open, "a+b", buffering=0)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                await self._clock.sleep(_LOCK_POLL_S)
-                continue
-            break
+        unfinished = Path(f"{path}.tmp")
+        while (file := await asyncio.to_thread(_open_locked, unfinished)) is None:
+            await self._clock.sleep(_LOCK_POLL_S)
         try:
             yield file
         finally:
@@ -416,6 +410,20 @@ class _Meter:
         self._done += size_bytes
         if self._on_progress is not None and size_bytes:
             self._on_progress(self._done, self._total)
+
+
+def _open_locked(path: Path) -> BinaryIO | None:
+    """The file at `path` for this process alone; None while another one has it."""
+    file = path.open("a+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last owner may have renamed or removed it between opening and locking.
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None
 
 
 def _is_whole(path: Path, segment: Segment, offset_bytes: int) -> bool:

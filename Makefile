@@ -1,0 +1,68 @@
+# Every target installs what it needs and is safe to run again.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := .setup/ready
+TORCH := torch==2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down check test test-all e2e proto proto-check docs docs-check bench demo-models clean
+
+##@ Start
+help: ## Show the targets
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install everything into .venv
+
+$(STAMP): pyproject.toml tools/setup.sh
+	@TORCH="$(TORCH)" TORCH_CPU_INDEX="$(TORCH_CPU_INDEX)" VENV="$(VENV)" tools/setup.sh
+	@mkdir -p .setup && touch $@
+
+up: setup ## Start the fleet with the demo model on http://127.0.0.1:8800
+	@$(VENV)/bin/shoal up $(ARGS)
+
+down: setup ## Stop a fleet that was started with --detach
+	@$(VENV)/bin/shoal down $(ARGS)
+
+##@ Check
+check: setup ## Format, lint, types, import rules, generated files
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=protos/gen $(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell
+	@$(MAKE) --no-print-directory proto-check docs-check
+
+test: setup ## The default tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
+
+test-all: setup ## Every test that needs no accelerator and no container engine
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not gpu and not docker" $(ARGS)
+
+e2e: setup ## Only the tests that start real processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/e2e $(ARGS)
+
+##@ Generate
+proto: setup ## Generate protos/gen from the contracts
+	$(PY) tools/generate_protos.py
+
+proto-check: setup ## Fail when protos/gen is not current
+	$(PY) tools/generate_protos.py --check
+
+docs: setup ## Generate docs/configuration.md
+	$(PY) tools/generate_config_docs.py
+
+docs-check: setup ## Fail when docs/configuration.md is not current
+	$(PY) tools/generate_config_docs.py --check
+
+##@ Measure
+bench: setup ## Fleet against engine; writes bench/results
+	OMP_NUM_THREADS=1 $(PY) bench/fleet.py $(ARGS)
+
+demo-models: setup ## Make models like the demo models from a seed (about two hours on two cores)
+	cd models && ../$(PY) -m recipe.make --model all --threads 2 $(ARGS)
+
+##@ Clean
+clean: ## Remove what targets have made
+	rm -rf $(VENV) .setup .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,213 @@
+"""The fleet's message bus: fan-out of small facts, at most once.
+
+Owns subjects' delivery, bounded queues and reconnecting. Does not know what the messages mean.
+Nothing may depend on a message arriving: state that matters is repeated (beats) or asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from shoal_common.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[str, bytes], Awaitable[None]]
+
+QUEUE_SIZE = 1024
+_CONNECT_TIMEOUT_S = 10.0
+_PORT_POLL_S = 0.05
+_PENDING_BYTES_MAX = 8 << 20
+
+
+class Subscription(Protocol):
+    """One handler's queue. `dropped_count` counts messages that did not fit."""
+
+    dropped_count: int
+
+    async def stop(self) -> None: ...
+
+
+class Bus(Protocol):
+    """Publish and subscribe; `*` matches one part of a subject, `>` the rest."""
+
+    async def publish(self, subject: str, payload: bytes) -> None: ...
+
+    async def subscribe(
+        self, subject: str, handler: Handler, *, queue_size: int = QUEUE_SIZE
+    ) -> Subscription:
+        """Call `handler(subject, payload)` for each message, one after another.
+
+        A slow handler loses the oldest messages beyond `queue_size`; one that raises is logged
+        and called again with the next.
+        """
+        ...
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
+        """Ask whoever answers `subject`. Raises Unavailable when nobody does in time."""
+        ...
+
+    async def reply(self, subject: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Answer requests on `subject` until the bus is closed."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class QueuedSubscription:
+    """A bounded queue with one task that feeds the handler; used by every implementation."""
+
+    def __init__(
+        self, handler: Handler, queue_size: int, unsubscribe: Callable[[], Awaitable[None]]
+    ) -> None:
+        assert queue_size > 0
+        self.dropped_count = 0
+        self._handler = handler
+        self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(queue_size)
+        self._unsubscribe = unsubscribe
+        self._task = asyncio.create_task(self._run())
+
+    def offer(self, subject: str, payload: bytes) -> None:
+        """Queue a message; the oldest makes room."""
+        if self._queue.full():
+            self._queue.get_nowait()
+            self.dropped_count += 1
+        self._queue.put_nowait((subject, payload))
+
+    async def stop(self) -> None:
+        """No call of the handler begins after this. Idempotent."""
+        await self._unsubscribe()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            subject, payload = await self._queue.get()
+            try:
+                await self._handler(subject, payload)
+            except Exception:
+                log.exception("bus handler failed", extra={"subject": subject})
+
+
+class NatsBus:
+    """The bus on a NATS server. Reconnects for ever; subscriptions survive a restart of NATS."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._subscriptions: list[QueuedSubscription] = []
+
+    @classmethod
+    async def connect(cls, url: str, *, token: str = "", name: str = "") -> NatsBus:
+        """Connect within 10 s. Raises Unavailable naming the address."""
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await _until_open(url)
+                client = await nats.connect(
+                    url,
+                    token=token or None,
+                    name=name or None,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.2,
+                    allow_reconnect=True,
+                    ping_interval=10,
+                    error_cb=_on_error,
+                )
+        except (TimeoutError, OSError, nats.errors.Error) as err:
+            raise Unavailable(
+                f"NATS does not answer at {_without_secrets(url)} ({type(err).__name__}); is it "
+                "running, and is the fleet token right?"
+            ) from err
+        return cls(client)
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        try:
+            await self._client.publish(subject, payload)
+        except nats.errors.Error as err:
+            raise Unavailable(f"NATS took no message: {type(err).__name__}") from err
+
+    async def subscribe(
+        self, subject: str, handler: Handler, *, queue_size: int = QUEUE_SIZE
+    ) -> Subscription:
+        raw: Any = None
+
+        async def unsubscribe() -> None:
+            if raw is not None and not self._client.is_closed:
+                try:
+                    await raw.unsubscribe()
+                except nats.errors.Error as err:
+                    log.debug("unsubscribe failed", extra={"error": type(err).__name__})
+
+        queued = QueuedSubscription(handler, queue_size, unsubscribe)
+
+        async def on_message(message: Msg) -> None:
+            queued.offer(message.subject, message.data)
+
+        raw = await self._client.subscribe(
+            subject, cb=on_message, pending_bytes_limit=_PENDING_BYTES_MAX
+        )
+        # The server knows of it when the flush has come back.
+        await self._client.flush()
+        self._subscriptions.append(queued)
+        return queued
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
+        try:
+            message = await self._client.request(subject, payload, timeout=timeout_s)
+        except (TimeoutError, nats.errors.Error) as err:
+            raise Unavailable(f"nobody answered {subject} within {timeout_s:g} s") from err
+        data: bytes = message.data
+        return data
+
+    async def reply(self, subject: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        async def on_message(message: Msg) -> None:
+            try:
+                await message.respond(await answer(message.data))
+            except Exception:
+                log.exception("bus reply failed", extra={"subject": subject})
+
+        await self._client.subscribe(subject, cb=on_message)
+        await self._client.flush()
+
+    async def close(self) -> None:
+        """Send what is pending, then end. Idempotent."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            await subscription.stop()
+        if self._client.is_closed:
+            return
+        try:
+            if self._client.is_connected:
+                await self._client.flush(timeout=2)
+        except (TimeoutError, nats.errors.Error) as err:
+            log.debug("last messages lost", extra={"error": type(err).__name__})
+        await self._client.close()
+
+
+async def _until_open(url: str) -> None:
+    """Wait for the port: a first connect to a closed one costs two seconds."""
+    where = urlsplit(url if "://" in url else f"nats://{url}")
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(where.hostname, where.port or 4222)
+        except OSError:
+            await asyncio.sleep(_PORT_POLL_S)
+        else:
+            writer.close()
+            return
+
+
+async def _on_error(error: Exception) -> None:
+    log.debug("bus error", extra={"error": type(error).__name__})
+
+
+def _without_secrets(url: str) -> str:
+    return url.rpartition("@")[2]

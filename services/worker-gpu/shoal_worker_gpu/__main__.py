@@ -1,0 +1,3 @@
+from shoal_worker_gpu.app import main
+
+main()

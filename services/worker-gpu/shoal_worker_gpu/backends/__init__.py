@@ -1,0 +1,1 @@
+"""What can run a model's layers; `base` states the contract."""

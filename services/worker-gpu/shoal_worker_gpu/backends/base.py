@@ -1,0 +1,84 @@
+"""The contract between a stage and whatever computes its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shoal_engine.blocks import SequenceKv
+from shoal_engine.sampling import Sampled, SamplingState
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """`count` tokens of one sequence from `position` on.
+
+    sampling: set on the last stage where the row wants the token behind its last one.
+    """
+
+    kv: SequenceKv
+    position: int
+    count: int
+    sampling: SamplingState | None = None
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """One fused step of T tokens, in row order.
+
+    token_ids: on the first stage, T ids. activations: on later stages, little-endian float32
+    rows [t, D] of the fused frames, T in all.
+    """
+
+    rows: Sequence[StepRow]
+    token_ids: Sequence[int] = ()
+    activations: Sequence[memoryview | bytes] = ()
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """activations: T rows [D] as float32 bytes, empty on the last stage. sampled: one entry per
+    row, None where no token was wanted; only on the last stage."""
+
+    activations: bytes = b""
+    sampled: Sequence[Sampled | None] = field(default_factory=tuple)
+
+
+class Backend(Protocol):
+    """Layers [layer_start, layer_stop) with the KV of their sequences.
+
+    `attach`, `grow` and `release` are called from the event loop, `run` from one compute thread.
+    """
+
+    layer_start: int
+    layer_stop: int
+    layer_count: int
+    width: int
+    vocab_size: int
+    context_length: int
+    eos_token_ids: frozenset[int]
+    block_size_tokens: int
+    weight_bytes: int
+
+    @property
+    def blocks_total(self) -> int: ...
+
+    @property
+    def blocks_free(self) -> int: ...
+
+    def attach(self, block_count: int) -> SequenceKv:
+        """A sequence that holds `block_count` blocks. Raises CacheFull, with nothing taken."""
+        ...
+
+    def grow(self, kv: SequenceKv, block_count: int) -> None:
+        """Give `kv` so many blocks more. Raises CacheFull, with nothing taken."""
+        ...
+
+    def release(self, kv: SequenceKv) -> None:
+        """Take all blocks back. The KV must not be used in a later step."""
+        ...
+
+    def run(self, step: StepInput) -> StepOutput:
+        """Compute one step. Raises ShoalError, with the KV of all rows undefined."""
+        ...

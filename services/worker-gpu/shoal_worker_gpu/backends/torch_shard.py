@@ -1,0 +1,84 @@
+"""Our own layer-shard engine on torch behind the backend contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from shoal_engine.blocks import SequenceKv
+from shoal_engine.sampling import Sampled, SamplingState, sample
+from shoal_engine.stage import Row, Stage, StageBatch
+from shoal_worker_gpu.backends.base import StepInput, StepOutput, StepRow
+
+
+class TorchShard:
+    """A `shoal_engine.Stage` that speaks bytes and token ids."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        shape = stage.shape
+        self.layer_start = stage.layers.start
+        self.layer_stop = stage.layers.stop
+        self.layer_count = shape.layer_count
+        self.width = shape.hidden_size
+        self.vocab_size = shape.vocab_size
+        self.context_length = shape.context_length
+        self.eos_token_ids = frozenset(shape.eos_token_ids)
+        self.block_size_tokens = stage.pool.block_size_tokens
+        self.weight_bytes = stage.weight_bytes
+
+    @property
+    def blocks_total(self) -> int:
+        return self._stage.pool.block_count
+
+    @property
+    def blocks_free(self) -> int:
+        return self._stage.pool.free_count
+
+    def attach(self, block_count: int) -> SequenceKv:
+        return self._stage.pool.sequence(block_count * self.block_size_tokens)
+
+    def grow(self, kv: SequenceKv, block_count: int) -> None:
+        kv.blocks.extend(self._stage.pool.allocate(block_count))
+
+    def release(self, kv: SequenceKv) -> None:
+        self._stage.pool.release(kv.blocks)
+        kv.blocks = []
+        kv.length = 0
+
+    def run(self, step: StepInput) -> StepOutput:
+        rows = [
+            Row(row.kv, row.position, row.count, wants_logits=row.sampling is not None)
+            for row in step.rows
+        ]
+        output = self._stage.forward(self._batch(rows, step))
+        if output.hidden is not None:
+            hidden = output.hidden.to(device="cpu", dtype=torch.float32).contiguous()
+            return StepOutput(activations=hidden.numpy().tobytes())
+        assert output.logits is not None
+        return StepOutput(sampled=_draw(output.logits.cpu(), step.rows))
+
+    def _batch(self, rows: list[Row], step: StepInput) -> StageBatch:
+        if self._stage.is_first:
+            return StageBatch(rows, token_ids=torch.tensor(step.token_ids, dtype=torch.int64))
+        # A copy, because torch refuses to own read-only memory.
+        joined = bytearray().join(step.activations)
+        hidden = torch.frombuffer(joined, dtype=torch.float32).view(-1, self.width)
+        return StageBatch(rows, hidden=hidden)
+
+
+def _draw(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[Sampled | None]:
+    """One token for each row that wants one; its position is that of the token drawn."""
+    states: list[SamplingState] = []
+    positions: list[int] = []
+    for row in rows:
+        if row.sampling is not None:
+            states.append(row.sampling)
+            positions.append(row.position + row.count)
+    drawn = iter(sample(logits, states, positions) if states else ())
+    sampled = [next(drawn) if row.sampling is not None else None for row in rows]
+    for row, token in zip(rows, sampled, strict=True):
+        if row.sampling is not None and token is not None:
+            row.sampling.observe(token.token_id)
+    return sampled

@@ -1,0 +1,295 @@
+"""The engine child: fetches its layers, loads them, and serves StageService until told to stop.
+
+Owns the wiring of one engine process. Its order (assignment, settings, node) comes as a JSON file
+from the agent, which supervises it; the child dies with the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.worker.v1 import pipeline_pb2, stage_pb2_grpc
+from shoal_common.app import die_with_parent, run_service, until_signal, write_ready_file
+from shoal_common.clock import SystemClock
+from shoal_common.errors import ShoalError
+from shoal_common.ids import new_incarnation
+from shoal_common.log import setup
+from shoal_common.metrics import new_registry
+from shoal_common.rpc import RpcServer
+from shoal_common.side import SideServer
+from shoal_worker_gpu.assignment import Assignment
+from shoal_worker_gpu.backends.base import Backend
+from shoal_worker_gpu.head import Head, HeadLimits
+from shoal_worker_gpu.links import LinkPool, Speaker
+from shoal_worker_gpu.metrics import EngineMetrics
+from shoal_worker_gpu.outlet import StageOutlet
+from shoal_worker_gpu.rpc import Engine, StageRpc
+from shoal_worker_gpu.settings import Settings
+from shoal_worker_gpu.shards import LocalModel, ShardClient
+from shoal_worker_gpu.stage_core import StageCore
+
+log = logging.getLogger(__name__)
+
+_LEASE_WATCH_S = 1.0
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the agent wants; `token` is the fleet token."""
+
+    node_id: str
+    assignment: Assignment
+    threads: int
+    ready_file: Path
+    settings: Settings
+    token: str
+
+    def dump(self) -> str:
+        """As JSON. Holds the token: write it to a file of mode 0600."""
+        data: dict[str, Any] = {
+            "node_id": self.node_id,
+            "assignment": [
+                self.assignment.model,
+                self.assignment.layer_start,
+                self.assignment.layer_stop,
+            ],
+            "threads": self.threads,
+            "ready_file": str(self.ready_file),
+            "settings": self.settings.model_dump(mode="json", exclude={"fleet": {"token"}}),
+            "token": self.token,
+        }
+        return json.dumps(data)
+
+    @classmethod
+    def parse(cls, text: str) -> Order:
+        data = json.loads(text)
+        return cls(
+            node_id=data["node_id"],
+            assignment=Assignment(*data["assignment"]),
+            threads=data["threads"],
+            ready_file=Path(data["ready_file"]),
+            settings=Settings(**data["settings"]),
+            token=data["token"],
+        )
+
+
+class EngineChild:
+    """One engine process from fetching to draining."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._settings = order.settings
+        self._clock = SystemClock()
+        self._registry = new_registry()
+        self._metrics = EngineMetrics(self._registry)
+        self._incarnation = new_incarnation()
+        self._status = pipeline_pb2.EngineStatus(
+            model=order.assignment.model,
+            layer_start=order.assignment.layer_start,
+            layer_stop=order.assignment.layer_stop,
+            state=pipeline_pb2.ENGINE_STATE_FETCHING,
+            incarnation=self._incarnation,
+            backend="torch_shard",
+            block_size_tokens=self._settings.block_size_tokens,
+        )
+        self._rpc = StageRpc(self._incarnation, self.status)
+
+    def status(self) -> pipeline_pb2.EngineStatus:
+        """What the agent puts into its beats."""
+        engine = self._rpc.engine
+        if engine is not None:
+            backend = engine.core.backend
+            self._status.kv_blocks_total = backend.blocks_total
+            self._status.kv_blocks_free = backend.blocks_free
+            self._status.running_count = engine.head.running_count
+            self._status.waiting_count = engine.head.waiting_count
+            self._status.layer_time_us = int(engine.core.layer_time_us)
+        return self._status
+
+    async def run(self) -> None:
+        """Serve until SIGTERM; then let running generations end."""
+        side = SideServer(self._settings.side_address, self._registry, self._is_ready)
+        server = RpcServer(
+            f"{self._settings.engine_host}:0",
+            token=self._order.token,
+            drain_timeout_s=self._settings.drain_timeout_s,
+        )
+        server.add(stage_pb2_grpc.add_StageServiceServicer_to_server, self._rpc)
+        side_address = await side.start()
+        address = await server.start()
+        self._status.locator = f"grpc:{self._advertised(address)}"
+        write_ready_file(self._order.ready_file, grpc=address, side=side_address)
+        serving = asyncio.create_task(self._serve())
+        try:
+            await until_signal()
+            self._status.state = pipeline_pb2.ENGINE_STATE_DRAINING
+            if self._rpc.engine is not None:
+                self._rpc.engine.head.is_draining = True
+        finally:
+            await server.stop()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            if self._rpc.engine is not None:
+                await self._rpc.engine.links.close()
+            await side.stop()
+
+    def _is_ready(self) -> bool:
+        return self._status.state == pipeline_pb2.ENGINE_STATE_READY
+
+    def _advertised(self, address: str) -> str:
+        if not self._settings.advertise_host:
+            return address
+        return f"{self._settings.advertise_host}:{address.rpartition(':')[2]}"
+
+    async def _serve(self) -> None:
+        """Fetch, load, compute. A failure is reported in the status and stays there."""
+        try:
+            model = await self._fetch()
+            self._status.state = pipeline_pb2.ENGINE_STATE_LOADING
+            backend = await asyncio.to_thread(self._load, model)
+            await self._compute(backend)
+        except ShoalError as err:
+            self._fail(err.reason, str(err))
+        except asyncio.CancelledError:
+            raise
+        except Exception as err:
+            log.exception("engine failed")
+            self._fail("INTERNAL", type(err).__name__)
+
+    def _fail(self, reason: str, detail: str) -> None:
+        log.error("engine failed", extra={"reason": reason, "detail": detail})
+        self._rpc.engine = None
+        self._status.state = pipeline_pb2.ENGINE_STATE_FAILED
+        self._status.detail = f"{reason}: {detail}"[:500]
+
+    async def _fetch(self) -> LocalModel:
+        settings = self._settings
+        assignment = self._order.assignment
+        client = ShardClient(
+            settings.shard_store_address,
+            self._order.token,
+            settings.fleet.data_dir / "worker" / "blobs",
+            settings.shared_blob_dir,
+        )
+        layers = (assignment.layer_start, assignment.layer_stop)
+        try:
+            return await client.fetch(
+                assignment.model, None if layers == (0, 0) else layers, self._on_progress
+            )
+        finally:
+            await client.close()
+
+    def _on_progress(self, done: int, total: int) -> None:
+        self._status.progress_percent = 100 * done // max(1, total)
+
+    def _load(self, model: LocalModel) -> Backend:
+        """Read weights into a stage. Runs in a thread: it takes seconds to minutes."""
+        from shoal_engine.loading import StageOptions, load_stage
+        from shoal_engine.shape import LayerRange, read_shape
+        from shoal_worker_gpu.backends.torch_shard import TorchShard
+
+        settings = self._settings
+        shape = read_shape(model.folder)
+        start, stop = model.layers
+        layers = LayerRange(start, stop)
+        block_bytes = (
+            2 * len(layers) * shape.kv_head_count * shape.head_dim * settings.block_size_tokens * 4
+        )
+        needed = -(-shape.context_length // settings.block_size_tokens) * settings.max_running
+        options = StageOptions(
+            device=settings.device,
+            dtype=settings.dtype,
+            block_size_tokens=settings.block_size_tokens,
+            kv_blocks=max(1, min(needed, settings.kv_memory_mb * _MIB // block_bytes)),
+            strict_exact=settings.strict_exact,
+            threads=self._order.threads,
+        )
+        stage = load_stage(model.folder, layers, options, source=model.source)
+        self._status.revision = model.revision
+        self._status.layer_start, self._status.layer_stop = start, stop
+        self._status.layer_count = shape.layer_count
+        self._status.context_length = shape.context_length
+        self._status.weight_bytes = stage.weight_bytes
+        return TorchShard(stage)
+
+    async def _compute(self, backend: Backend) -> None:
+        """Wire the loaded engine and run it."""
+        engine = build_engine(
+            backend,
+            self._settings,
+            Speaker(
+                node_id=self._order.node_id,
+                incarnation=self._incarnation,
+                token=self._order.token,
+                open_timeout_s=self._settings.link_timeout_s,
+                ack_timeout_s=self._settings.ack_timeout_s,
+            ),
+            self._metrics,
+        )
+        self._rpc.engine = engine
+        self._status.state = pipeline_pb2.ENGINE_STATE_READY
+        log.info("engine ready", extra={"model": self._status.model})
+        await run_engine(engine)
+
+
+def build_engine(
+    backend: Backend, settings: Settings, speaker: Speaker, metrics: EngineMetrics
+) -> Engine:
+    """The parts of one engine, connected; nothing runs yet."""
+    clock = SystemClock()
+    core = StageCore(
+        backend,
+        speaker.node_id,
+        speaker.incarnation,
+        clock,
+        metrics,
+        queue_items_max=settings.step_queue_max,
+        row_budget=settings.step_row_budget,
+    )
+    outlet = StageOutlet(core)
+    links = LinkPool(speaker, outlet, clock)
+    limits = HeadLimits(
+        running_max=settings.max_running,
+        waiting_max=settings.max_waiting,
+        prefill_tokens_max=settings.prefill_chunk_tokens,
+        grow_blocks=settings.grow_blocks,
+        attach_timeout_s=settings.link_timeout_s,
+        lease_s=settings.lease_s,
+    )
+    head = Head(core, links, speaker, clock, metrics, limits)
+    core.outlet = outlet
+    outlet.connect(links, head)
+    return Engine(core, head, outlet, links)
+
+
+async def run_engine(engine: Engine) -> None:
+    """Compute and admit until cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(engine.core.run())
+        tasks.create_task(engine.core.watch_leases(_LEASE_WATCH_S))
+        tasks.create_task(engine.head.run())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m shoal_worker_gpu.engine_child ORDER.json`: the file is read and removed."""
+    die_with_parent()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    assert len(arguments) == 1, "the agent passes one order file"
+    path = Path(arguments[0])
+    order = Order.parse(path.read_text())
+    path.unlink()
+    setup("worker-gpu", order.settings.fleet.log_level, order.settings.fleet.log_format)
+    child = EngineChild(order)
+    run_service(child.run)
+
+
+if __name__ == "__main__":
+    main()

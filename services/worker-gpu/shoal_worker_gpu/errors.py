@@ -1,0 +1,71 @@
+"""The worker's own errors.
+
+ShoalError
+├── InvalidRequest
+│   └── WrongEngine          the plan names another range, process or model than this engine
+├── Overloaded
+│   └── QueueFull            more requests wait than the engine's bound
+├── Unavailable
+│   ├── KvExhausted          no KV blocks for a sequence; the head preempts or waits
+│   ├── StaleAttempt         a message of an attempt that has been replaced
+│   ├── LeaseExpired         the head of a sequence went silent
+│   └── EngineNotReady       still loading, or draining
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from shoal_common.errors import InvalidRequest, Overloaded, Unavailable
+
+
+class WrongEngine(InvalidRequest):
+    """The caller believes it speaks to another engine."""
+
+    reason = "WRONG_ENGINE"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 503
+    retryable = True
+
+
+class QueueFull(Overloaded):
+    """The bounded queue of waiting requests is full."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, waiting_max: int) -> None:
+        super().__init__(f"{waiting_max} requests wait already; try again in a few seconds")
+
+
+class KvExhausted(Unavailable):
+    """No KV blocks for a sequence."""
+
+    reason = "KV_EXHAUSTED"
+    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, wanted: int, free: int, total: int) -> None:
+        super().__init__(
+            f"{wanted} KV blocks are needed, {free} of {total} are free: shorten the prompt or "
+            "raise SHOAL_WORKER_GPU_KV_MEMORY_MB"
+        )
+
+
+class StaleAttempt(Unavailable):
+    """A newer attempt of the sequence stands here, or none."""
+
+    reason = "STALE_ATTEMPT"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"the sequence's place on this stage is gone: {detail}")
+
+
+class LeaseExpired(Unavailable):
+    """The head of a sequence went silent."""
+
+    reason = "LEASE_EXPIRED"
+
+
+class EngineNotReady(Unavailable):
+    """The engine is loading or draining."""
+
+    reason = "ENGINE_NOT_READY"

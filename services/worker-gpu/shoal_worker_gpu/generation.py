@@ -1,0 +1,131 @@
+"""One generation at the head of a pipeline, and what its driver reads.
+
+Owns the ids of a sequence, how many of them are computed, and the order of its events. Decides
+when it is finished. Does not know stages or KV blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shoal.worker.v1 import stage_pb2
+from shoal_common.errors import ShoalError
+from shoal_common.ids import SequenceId
+from shoal_worker_gpu.scheduler import Candidate
+from shoal_worker_gpu.sequence import SequenceKey
+
+
+class Phase(enum.Enum):
+    WAITING = "waiting"
+    ATTACHING = "attaching"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass
+class Generation:
+    """A request from its arrival to its last token.
+
+    ids: prompt, then what was generated; positions [0, computed) are in KV. room: positions for
+    which every stage holds blocks. Invariant: computed + in-flight tokens <= len(ids).
+    """
+
+    sequence: SequenceId
+    attempt: int
+    request: stage_pb2.GenerateRequest
+    ids: list[int]
+    prompt_count: int
+    first_new: int
+    max_tokens: int
+    stop_ids: frozenset[int]
+    arrived_at: float
+    deadline_at: float | None
+    phase: Phase = Phase.WAITING
+    computed: int = 0
+    room: int = 0
+    is_in_flight: bool = False
+    is_growing: bool = False
+    near_ties: int = 0
+    events: asyncio.Queue[stage_pb2.GenerateResponse | ShoalError] = field(
+        default_factory=asyncio.Queue
+    )
+
+    @property
+    def key(self) -> SequenceKey:
+        return SequenceKey(self.sequence, self.attempt)
+
+    @property
+    def generated_count(self) -> int:
+        """Tokens behind the prompt, those of earlier attempts included."""
+        return len(self.ids) - self.prompt_count
+
+    def as_candidate(self) -> Candidate:
+        return Candidate(
+            sequence=self.sequence,
+            computed=self.computed,
+            pending=len(self.ids) - self.computed,
+            room=self.room - self.computed,
+            is_in_flight=self.is_in_flight,
+        )
+
+    def admitted(self, now: float) -> None:
+        self.phase = Phase.RUNNING
+        queued_ms = int((now - self.arrived_at) * 1000)
+        self.events.put_nowait(
+            stage_pb2.GenerateResponse(admitted=stage_pb2.Admitted(queued_ms=queued_ms))
+        )
+
+    def put_back(self) -> None:
+        """Forget what is computed; the ids stay, so that a replay goes on behind them."""
+        self.phase = Phase.WAITING
+        self.attempt += 1
+        self.computed = 0
+        self.room = 0
+        self.is_in_flight = False
+        self.is_growing = False
+
+    def accept(self, row: stage_pb2.RowResult) -> None:
+        """Take a step's result; appends the token, if one was drawn, and may end."""
+        self.is_in_flight = False
+        self.computed = row.position + 1
+        if not row.HasField("token"):
+            return
+        position = self.generated_count
+        self.ids.append(row.token.token_id)
+        self.near_ties += row.near_tie
+        delta = stage_pb2.TokensDelta(first_position=position, tokens=[row.token])
+        self.events.put_nowait(stage_pb2.GenerateResponse(tokens=delta))
+        reason = self._finish_reason(row.token.token_id)
+        if reason is not None:
+            self._finish(reason)
+
+    def fail(self, error: ShoalError) -> None:
+        """End with an error. Nothing follows it."""
+        if self.phase is not Phase.ENDED:
+            self.phase = Phase.ENDED
+            self.events.put_nowait(error)
+
+    def _finish_reason(self, token_id: int) -> stage_pb2.FinishReason | None:
+        if token_id in self.stop_ids:
+            return stage_pb2.FINISH_REASON_STOP
+        if self.generated_count >= self.max_tokens:
+            return stage_pb2.FINISH_REASON_LENGTH
+        return None
+
+    def _finish(self, reason: stage_pb2.FinishReason) -> None:
+        self.phase = Phase.ENDED
+        finished = stage_pb2.Finished(
+            reason=reason,
+            prompt_token_count=self.prompt_count,
+            generated_token_count=self.generated_count,
+            near_tie_count=self.near_ties,
+        )
+        self.events.put_nowait(stage_pb2.GenerateResponse(finished=finished))
+
+
+def youngest(generations: Sequence[Generation]) -> Generation | None:
+    """The one that arrived last: it has the least to lose."""
+    return max(generations, key=lambda g: g.arrived_at, default=None)

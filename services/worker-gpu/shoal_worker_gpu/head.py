@@ -1,0 +1,475 @@
+"""The head of pipelines: admission, the step loop, and the end of every generation.
+
+Owns waiting and running generations, continuous batching, preemption of the youngest when KV runs
+out, and deadlines. Its own stage computes through `StageCore`; the stages behind it are reached
+through `PipelineRun`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from shoal.worker.v1 import pipeline_pb2, stage_pb2
+from shoal_common.clock import Clock
+from shoal_common.errors import DeadlineExceeded, ShoalError, StageFailed
+from shoal_common.ids import new_sequence_id
+from shoal_worker_gpu.admission import SamplingPlan, check_request, read_sampling
+from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, QueueFull
+from shoal_worker_gpu.generation import Generation, Phase, youngest
+from shoal_worker_gpu.links import LinkPool, Speaker
+from shoal_worker_gpu.metrics import EngineMetrics
+from shoal_worker_gpu.pipeline import PipelineRun
+from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name, stage_name
+from shoal_worker_gpu.scheduler import StepLimits, choose_rows
+from shoal_worker_gpu.sequence import SequenceKey
+from shoal_worker_gpu.stage_core import StageCore
+from shoal_worker_gpu.step_queue import WorkItem, WorkRow
+
+log = logging.getLogger(__name__)
+
+_WATCH_INTERVAL_S = 0.25
+_PIPELINES_MAX = 16
+
+
+@dataclass(frozen=True)
+class HeadLimits:
+    """Bounds of one head; tokens, sequences and seconds."""
+
+    running_max: int
+    waiting_max: int
+    prefill_tokens_max: int
+    grow_blocks: int
+    attach_timeout_s: float
+    lease_s: float
+
+
+class Head:
+    """Drives generations whose first stage is this engine."""
+
+    def __init__(
+        self,
+        core: StageCore,
+        links: LinkPool,
+        speaker: Speaker,
+        clock: Clock,
+        metrics: EngineMetrics,
+        limits: HeadLimits,
+    ) -> None:
+        self._core = core
+        self._links = links
+        self._speaker = speaker
+        self._clock = clock
+        self._metrics = metrics
+        self._limits = limits
+        self._waiting: deque[Generation] = deque()
+        self._live: dict[int, Generation] = {}
+        self._runs: dict[PipelineName, PipelineRun] = {}
+        self._plans: dict[int, SamplingPlan] = {}
+        self._admission = asyncio.Event()
+        self._asks: set[asyncio.Task[None]] = set()
+        self.is_draining = False
+
+    @property
+    def running_count(self) -> int:
+        return sum(1 for g in self._live.values() if g.phase is Phase.RUNNING)
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._waiting)
+
+    async def generate(
+        self, request: stage_pb2.GenerateRequest
+    ) -> AsyncIterator[stage_pb2.GenerateResponse]:
+        """Tokens of one request, in order. Leaving the iteration frees its KV on every stage.
+
+        Raises ShoalError: InvalidRequest and its kin before anything is held, StageFailed when
+        a stage dies, DeadlineExceeded, KvExhausted.
+        """
+        generation = self._enter(request)
+        outcome = "cancelled"
+        try:
+            while True:
+                event = await self._next_event(generation)
+                if isinstance(event, ShoalError):
+                    outcome = event.reason.lower()
+                    raise event
+                yield event
+                if event.HasField("finished"):
+                    outcome = "finished"
+                    return
+        finally:
+            self._leave(generation)
+            self._metrics.requests.labels(outcome).inc()
+            self._metrics.duration.observe(self._clock.monotonic() - generation.arrived_at)
+
+    def _enter(self, request: stage_pb2.GenerateRequest) -> Generation:
+        if self.is_draining:
+            raise EngineNotReady("the engine is draining; ask for another plan")
+        check_request(request, self._core.backend, self._core.incarnation)
+        if len(self._waiting) >= self._limits.waiting_max:
+            raise QueueFull(self._limits.waiting_max)
+        plan = read_sampling(request)
+        now = self._clock.monotonic()
+        prompt = list(request.token_ids.ids)
+        stop_ids = frozenset(request.stop_token_ids)
+        if not request.ignore_eos:
+            stop_ids |= self._core.backend.eos_token_ids
+        generation = Generation(
+            sequence=new_sequence_id(),
+            attempt=max(1, request.attempt),
+            request=request,
+            ids=prompt + list(request.generated.ids),
+            prompt_count=len(prompt),
+            first_new=len(request.generated.ids),
+            max_tokens=request.max_tokens,
+            stop_ids=stop_ids,
+            arrived_at=now,
+            deadline_at=now + request.remaining_ms / 1000 if request.remaining_ms else None,
+        )
+        self._live[generation.sequence] = generation
+        self._plans[generation.sequence] = plan
+        self._waiting.append(generation)
+        self._admission.set()
+        self._gauge()
+        return generation
+
+    async def _next_event(self, generation: Generation) -> stage_pb2.GenerateResponse | ShoalError:
+        if generation.deadline_at is None:
+            return await generation.events.get()
+        left_s = generation.deadline_at - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                return await generation.events.get()
+        except TimeoutError:
+            return DeadlineExceeded(
+                f"the request's time was up after {generation.generated_count} tokens"
+            )
+
+    def _leave(self, generation: Generation) -> None:
+        """Free everything the generation holds, on every stage."""
+        generation.phase = Phase.ENDED
+        self._live.pop(generation.sequence, None)
+        self._plans.pop(generation.sequence, None)
+        if generation in self._waiting:
+            self._waiting.remove(generation)
+        self._core.detach(generation.key)
+        self._admission.set()
+        self._gauge()
+        run = self._runs.get(pipeline_name(generation.request.pipeline))
+        if run is not None:
+            run.prune(self._is_running)
+            self._launch(run)
+
+    def _is_running(self, key: SequenceKey) -> bool:
+        generation = self._live.get(key.sequence)
+        return (
+            generation is not None and generation.key == key and generation.phase is Phase.RUNNING
+        )
+
+    def _gauge(self) -> None:
+        self._metrics.in_flight.set(self.running_count)
+        self._metrics.waiting.set(len(self._waiting))
+        self._metrics.kv_blocks_free.set(self._core.backend.blocks_free)
+
+    async def run(self) -> None:
+        """Admit, watch and renew leases until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._admit_forever())
+                tasks.create_task(self._watch_progress())
+                tasks.create_task(self._renew_leases())
+        finally:
+            for run in list(self._runs.values()):
+                await run.close()
+
+    async def _admit_forever(self) -> None:
+        while True:
+            await self._admission.wait()
+            self._admission.clear()
+            while self._waiting and self.running_count < self._limits.running_max:
+                generation = self._waiting[0]
+                if not await self._admit(generation):
+                    break
+
+    async def _admit(self, generation: Generation) -> bool:
+        """Attach the oldest waiting generation; False when it must wait for room."""
+        generation.phase = Phase.ATTACHING
+        try:
+            run = await self._pipeline(generation.request.pipeline)
+            granted = await self._attach(generation, run)
+        except KvExhausted as err:
+            granted = 0
+            exhausted: ShoalError = err
+        except ShoalError as err:
+            self._drop_waiting(generation)
+            generation.fail(err)
+            return True
+        else:
+            exhausted = KvExhausted(self._blocks_for(generation), 0, granted)
+        if generation.phase is Phase.ENDED:
+            self._core.detach(generation.key)
+            return True
+        block_size = self._core.backend.block_size_tokens
+        if granted * block_size < len(generation.ids):
+            self._core.detach(generation.key)
+            generation.put_back()
+            if self.running_count:
+                return False
+            self._drop_waiting(generation)
+            generation.fail(exhausted)
+            return True
+        self._drop_waiting(generation)
+        generation.room = granted * block_size
+        generation.admitted(self._clock.monotonic())
+        self._gauge()
+        self._launch(run)
+        return True
+
+    def _drop_waiting(self, generation: Generation) -> None:
+        if generation in self._waiting:
+            self._waiting.remove(generation)
+
+    async def _pipeline(self, pipeline: pipeline_pb2.Pipeline) -> PipelineRun:
+        name = pipeline_name(pipeline)
+        run = self._runs.get(name)
+        if run is None:
+            await self._close_idle()
+            run = self._runs[name] = PipelineRun(pipeline, self._clock)
+        await run.open(
+            self._links,
+            self._speaker,
+            on_step=lambda result: self.step_landed(name, result),
+            on_lost=self.stage_lost,
+        )
+        return run
+
+    async def _close_idle(self) -> None:
+        """Keep the number of open pipelines bounded."""
+        used = {pipeline_name(g.request.pipeline) for g in self._live.values()}
+        idle = [name for name in self._runs if name not in used]
+        for name in idle[: max(0, len(self._runs) - _PIPELINES_MAX + 1)]:
+            await self._runs.pop(name).close()
+
+    def _blocks_for(self, generation: Generation) -> int:
+        """Blocks for all known ids and a lump to grow into, within the context."""
+        backend = self._core.backend
+        size = backend.block_size_tokens
+        last = min(
+            backend.context_length,
+            generation.prompt_count + generation.max_tokens,
+            len(generation.ids) + self._limits.grow_blocks * size,
+        )
+        return -(-max(last, len(generation.ids)) // size)
+
+    async def _attach(self, generation: Generation, run: PipelineRun) -> int:
+        """Attach on every stage; the least number of blocks granted."""
+        wanted = self._blocks_for(generation)
+        key = generation.key
+        plan = self._plans[generation.sequence]
+        is_last = not run.route
+        self._core.table.attach(
+            key,
+            wanted,
+            head_incarnation=self._core.incarnation,
+            route=run.route,
+            upstream=self,
+            sampling=plan.state(generation) if is_last else None,
+            lease_s=float("inf"),
+        )
+        if is_last:
+            return wanted
+        assert run.link is not None
+        attach = stage_pb2.Attach(
+            key=stage_pb2.SequenceKey(sequence=key.sequence, attempt=key.attempt),
+            head_incarnation=self._core.incarnation,
+            route=run.route[1:],
+            layer_start=run.route[0].layer_start,
+            layer_stop=run.route[0].layer_stop,
+            model_revision=generation.request.pipeline.model_revision,
+            blocks_wanted=wanted,
+            sampling=plan.message(generation),
+            lease_ms=int(self._limits.lease_s * 1000),
+        )
+        granted = await run.link.ask(
+            key, stage_pb2.LinkRequest(attach=attach), self._limits.attach_timeout_s
+        )
+        return min(wanted, granted.blocks_granted)
+
+    def _launch(self, run: PipelineRun) -> None:
+        """Start the pipeline's next step if there is room and work for one."""
+        if not run.has_room:
+            return
+        running = self._running(run)
+        for generation in running:
+            self._grow_if_needed(generation, run)
+        running = self._running(run)
+        limits = StepLimits(self._limits.prefill_tokens_max, self._limits.running_max, run.depth)
+        rows = choose_rows([generation.as_candidate() for generation in running], limits)
+        if not rows:
+            return
+        keys = [self._live[row.sequence].key for row in rows]
+        step_id = run.launch(keys, sum(row.count for row in rows))
+        token_ids: list[int] = []
+        work: list[WorkRow] = []
+        for row in rows:
+            generation = self._live[row.sequence]
+            generation.is_in_flight = True
+            token_ids.extend(generation.ids[row.position : row.position + row.count])
+            work.append(WorkRow(generation.key, row.position, row.count, row.wants_token))
+        item = WorkItem(step_id, self._core.incarnation, work, token_ids=token_ids)
+        item.pipeline = run.name
+        try:
+            self._core.submit(item)
+        except QueueFull:
+            # Every row was refused already; its generation has ended with the error.
+            run.landed(step_id)
+
+    def _running(self, run: PipelineRun) -> list[Generation]:
+        return [
+            generation
+            for generation in self._live.values()
+            if generation.phase is Phase.RUNNING
+            and pipeline_name(generation.request.pipeline) == run.name
+        ]
+
+    def left_head(self, name: PipelineName, step_id: int) -> None:
+        """This engine's layers are done with a step that goes on down the pipeline."""
+        run = self._runs.get(name)
+        if run is not None:
+            run.left_head(step_id)
+            self._launch(run)
+
+    def step_landed(self, name: PipelineName, result: stage_pb2.StepResult) -> None:
+        """A step's tokens have come back."""
+        run = self._runs.get(name)
+        step = run.landed(result.step_id) if run is not None else None
+        if run is None or step is None:
+            return
+        run.timings = result.timings
+        for row in result.rows:
+            generation = self._live.get(row.key.sequence)
+            if generation is None or generation.attempt != row.key.attempt:
+                continue
+            if generation.phase is not Phase.RUNNING:
+                continue
+            generation.accept(row)
+            self._metrics.tokens.inc(row.HasField("token"))
+            if generation.phase is Phase.ENDED:
+                self._core.detach(generation.key)
+                self._admission.set()
+        self._launch(run)
+
+    def _grow_if_needed(self, generation: Generation, run: PipelineRun) -> None:
+        """Ask for a lump of blocks before the sequence reaches the end of its room."""
+        size = self._core.backend.block_size_tokens
+        if generation.is_growing or generation.phase is not Phase.RUNNING:
+            return
+        last = min(
+            self._core.backend.context_length, generation.prompt_count + generation.max_tokens
+        )
+        if generation.room >= last or len(generation.ids) + size // 2 < generation.room:
+            return
+        wanted = self._blocks_for(generation)
+        try:
+            self._core.table.grow(generation.key, wanted)
+        except KvExhausted as err:
+            if len(generation.ids) >= generation.room:
+                self._preempt(run, err)
+            return
+        if not run.route:
+            generation.room = wanted * size
+            return
+        generation.is_growing = True
+        task = asyncio.create_task(self._grow_behind(generation, run, wanted))
+        self._asks.add(task)
+        task.add_done_callback(self._asks.discard)
+
+    async def _grow_behind(self, generation: Generation, run: PipelineRun, wanted: int) -> None:
+        assert run.link is not None
+        key = generation.key
+        grow = stage_pb2.Grow(
+            key=stage_pb2.SequenceKey(sequence=key.sequence, attempt=key.attempt),
+            blocks_wanted=wanted,
+        )
+        try:
+            granted = await run.link.ask(
+                key, stage_pb2.LinkRequest(grow=grow), self._limits.attach_timeout_s
+            )
+        except StageFailed as err:
+            generation.fail(err)
+            return
+        if generation.key != key or generation.phase is not Phase.RUNNING:
+            return
+        generation.is_growing = False
+        blocks = min(wanted, granted.blocks_granted)
+        generation.room = max(generation.room, blocks * self._core.backend.block_size_tokens)
+        if blocks < wanted and len(generation.ids) >= generation.room:
+            self._preempt(run, KvExhausted(wanted, 0, blocks))
+        self._launch(run)
+
+    def _preempt(self, run: PipelineRun, error: KvExhausted) -> None:
+        """Put the youngest back to the front of the queue; alone, it ends with `error`."""
+        running = self._running(run)
+        victim = youngest(running)
+        assert victim is not None
+        self._core.detach(victim.key)
+        if len(running) == 1 and self.running_count == 1:
+            victim.fail(error)
+            return
+        self._metrics.preemptions.inc()
+        victim.put_back()
+        run.prune(self._is_running)
+        self._waiting.appendleft(victim)
+        log.info("sequence preempted", extra={"generated": victim.generated_count})
+
+    def refuse(self, key: SequenceKey, reason: str, detail: str, node_id: str) -> None:
+        """A stage, this one or one behind it, cannot go on with a sequence."""
+        generation = self._live.get(key.sequence)
+        if generation is not None and generation.key == key:
+            generation.fail(StageFailed(node_id, f"{detail} ({reason})"))
+
+    def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
+        """A process behind the head is gone: every generation through it ends."""
+        gone = stage_name(stage)
+        for name, run in list(self._runs.items()):
+            if gone not in name[2]:
+                continue
+            for generation in self._on_pipeline(name):
+                self._core.detach(generation.key)
+                generation.fail(StageFailed(stage.node_id, detail))
+            del self._runs[name]
+            task = asyncio.create_task(run.close())
+            self._asks.add(task)
+            task.add_done_callback(self._asks.discard)
+        self._admission.set()
+
+    def _on_pipeline(self, name: PipelineName) -> list[Generation]:
+        return [
+            generation
+            for generation in self._live.values()
+            if pipeline_name(generation.request.pipeline) == name
+            and generation.phase is not Phase.WAITING
+        ]
+
+    async def _watch_progress(self) -> None:
+        while True:
+            await self._clock.sleep(_WATCH_INTERVAL_S)
+            for run in list(self._runs.values()):
+                if run.overdue_s() > 0 and run.route:
+                    suspect = run.stages[-1]
+                    log.warning("step overdue", extra={"peer": suspect.node_id})
+                    self.stage_lost(suspect, "no progress within the deadline of a step")
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await self._clock.sleep(self._limits.lease_s / 4)
+            lease = stage_pb2.LinkRequest(
+                lease=stage_pb2.Lease(head_incarnation=self._core.incarnation)
+            )
+            for run in self._runs.values():
+                if run.link is not None:
+                    run.link.send(lease)

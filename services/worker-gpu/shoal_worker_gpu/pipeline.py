@@ -1,0 +1,141 @@
+"""One pipeline as its head drives it: its streams, and the steps in flight.
+
+Owns step ids, the depth of flight and the progress deadline. Does not choose rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shoal.worker.v1 import pipeline_pb2, stage_pb2
+from shoal_common.clock import Clock
+from shoal_worker_gpu.links import DownstreamLink, LinkPool, ResultsReader, Speaker
+from shoal_worker_gpu.pipeline_name import pipeline_name
+from shoal_worker_gpu.sequence import SequenceKey
+
+_PROGRESS_FLOOR_S = 2.0
+_PROGRESS_FACTOR = 4.0
+_UNMEASURED_S = 30.0
+_TIME_WEIGHT = 0.2
+
+
+@dataclass(frozen=True)
+class FlyingStep:
+    """sent_at: seconds of the clock; token_count: tokens it computes."""
+
+    step_id: int
+    keys: Sequence[SequenceKey]
+    sent_at: float
+    token_count: int
+
+
+class PipelineRun:
+    """The head's side of one pipeline."""
+
+    def __init__(self, pipeline: pipeline_pb2.Pipeline, clock: Clock) -> None:
+        self.name = pipeline_name(pipeline)
+        self.stages = tuple(pipeline.stages)
+        self.link: DownstreamLink | None = None
+        self.local_step: int | None = None
+        self.timings: Sequence[stage_pb2.StageTiming] = ()
+        self._results: ResultsReader | None = None
+        self._clock = clock
+        self._flying: dict[int, FlyingStep] = {}
+        self._next_step_id = 1
+        self._token_time_s = 0.0
+        self._step_time_s = 0.0
+
+    @property
+    def depth(self) -> int:
+        return len(self.stages)
+
+    @property
+    def route(self) -> tuple[pipeline_pb2.PipelineStage, ...]:
+        """The stages behind the head."""
+        return self.stages[1:]
+
+    @property
+    def has_room(self) -> bool:
+        """A step may start: the head's own stage is free and the pipeline is not full."""
+        return self.local_step is None and len(self._flying) < self.depth
+
+    async def open(
+        self,
+        links: LinkPool,
+        speaker: Speaker,
+        on_step: Callable[[stage_pb2.StepResult], None],
+        on_lost: Callable[[pipeline_pb2.PipelineStage, str], None],
+    ) -> None:
+        """Dial the neighbours. Raises StageFailed. Idempotent."""
+        if not self.route:
+            return
+        if self.link is None or self.link.is_lost:
+            self.link = await links.get(self.route[0])
+        if self._results is None:
+            reader = ResultsReader(self.stages[-1], speaker, on_step, on_lost)
+            try:
+                await reader.ready()
+            except BaseException:
+                await reader.close()
+                raise
+            self._results = reader
+
+    async def close(self) -> None:
+        """Let go of the results stream; the link is the pool's."""
+        if self._results is not None:
+            await self._results.close()
+            self._results = None
+
+    def launch(self, keys: Sequence[SequenceKey], token_count: int) -> int:
+        """Note a step as in flight; returns its id."""
+        step_id = self._next_step_id
+        self._next_step_id += 1
+        self._flying[step_id] = FlyingStep(step_id, keys, self._clock.monotonic(), token_count)
+        self.local_step = step_id
+        return step_id
+
+    def left_head(self, step_id: int) -> None:
+        """The head's own layers are done with the step."""
+        if self.local_step == step_id:
+            self.local_step = None
+
+    def landed(self, step_id: int) -> FlyingStep | None:
+        """The step's result has come. None when it is not known (any more)."""
+        step = self._flying.pop(step_id, None)
+        self.left_head(step_id)
+        if step is not None:
+            self._measure(step)
+        return step
+
+    def prune(self, is_running: Callable[[SequenceKey], bool]) -> None:
+        """Forget steps none of whose sequences goes on: a stage drops them without a result."""
+        for step_id, step in list(self._flying.items()):
+            if not any(is_running(key) for key in step.keys):
+                del self._flying[step_id]
+                self.left_head(step_id)
+
+    def overdue_s(self) -> float:
+        """Seconds beyond the progress deadline of the oldest step, 0 when none is late.
+
+        The deadline is max(2 s, 4 x the predicted time): a prediction from what was measured.
+        """
+        now = self._clock.monotonic()
+        late = 0.0
+        for step in self._flying.values():
+            if self._step_time_s:
+                predicted = self._step_time_s + self._token_time_s * step.token_count
+                allowed = max(_PROGRESS_FLOOR_S, _PROGRESS_FACTOR * predicted * self.depth)
+            else:
+                allowed = _UNMEASURED_S
+            late = max(late, now - step.sent_at - allowed)
+        return late
+
+    def _measure(self, step: FlyingStep) -> None:
+        took_s = self._clock.monotonic() - step.sent_at
+        per_token_s = took_s / step.token_count
+        weight = _TIME_WEIGHT if self._step_time_s else 1.0
+        self._step_time_s += weight * (took_s - self._step_time_s)
+        self._token_time_s = max(
+            per_token_s, self._token_time_s + weight * (per_token_s - self._token_time_s)
+        )

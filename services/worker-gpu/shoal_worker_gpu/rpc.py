@@ -1,0 +1,296 @@
+"""gRPC on the engine child: translation between messages and the stage, nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
+from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
+from shoal_engine.sampling import SamplingState
+from shoal_worker_gpu.admission import spec_from_wire
+from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, WrongEngine
+from shoal_worker_gpu.head import Head
+from shoal_worker_gpu.links import LinkPool
+from shoal_worker_gpu.outlet import StageOutlet
+from shoal_worker_gpu.sequence import SequenceKey
+from shoal_worker_gpu.stage_core import StageCore
+from shoal_worker_gpu.step_queue import WorkItem, WorkRow
+
+log = logging.getLogger(__name__)
+
+_REPLIES_MAX = 4096
+_GRANT_TIMEOUT_S = 5.0
+_F32_BYTES = 4
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class Engine:
+    """The parts of a loaded engine that the servicer needs."""
+
+    def __init__(self, core: StageCore, head: Head, outlet: StageOutlet, links: LinkPool) -> None:
+        self.core = core
+        self.head = head
+        self.outlet = outlet
+        self.links = links
+
+
+class StageRpc(stage_pb2_grpc.StageServiceServicer):
+    """StageService. Before the engine is loaded only GetEngine answers."""
+
+    def __init__(self, incarnation: str, status: Callable[[], pipeline_pb2.EngineStatus]) -> None:
+        self._incarnation = incarnation
+        self._status = status
+        self.engine: Engine | None = None
+
+    def _loaded(self) -> Engine:
+        if self.engine is None:
+            raise EngineNotReady("the engine is still loading; try again in a few seconds")
+        return self.engine
+
+    async def Generate(
+        self, request: stage_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[stage_pb2.GenerateResponse]:
+        async for response in self._loaded().head.generate(request):
+            yield response
+
+    async def Results(
+        self, request: stage_pb2.ResultsRequest, context: Context
+    ) -> AsyncIterator[stage_pb2.ResultsResponse]:
+        engine = self._loaded()
+        self._check_incarnation(request.expected_incarnation)
+        async for response in engine.outlet.results(request.head_incarnation):
+            yield response
+
+    async def Link(
+        self, request_iterator: AsyncIterator[stage_pb2.LinkRequest], context: Context
+    ) -> AsyncIterator[stage_pb2.LinkResponse]:
+        engine = self._loaded()
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("hello"):
+            raise InvalidRequest("a link starts with a hello")
+        self._check_incarnation(first.hello.expected_incarnation)
+        async with asyncio.TaskGroup() as tasks:
+            link = UpstreamLink(engine, tasks)
+            reader = tasks.create_task(link.read(request_iterator))
+            ready = stage_pb2.LinkReady(incarnation=self._incarnation)
+            try:
+                yield stage_pb2.LinkResponse(ready=ready)
+                while (response := await link.next_reply(reader)) is not None:
+                    yield response
+            finally:
+                reader.cancel()
+                link.closed()
+
+    async def GetEngine(
+        self, request: stage_pb2.GetEngineRequest, context: Context
+    ) -> stage_pb2.GetEngineResponse:
+        count = len(self.engine.core.table) if self.engine is not None else 0
+        return stage_pb2.GetEngineResponse(engine=self._status(), sequence_count=count)
+
+    def _check_incarnation(self, expected: str) -> None:
+        if expected != self._incarnation:
+            raise WrongEngine("this engine has been restarted; ask for another plan")
+
+
+class UpstreamLink:
+    """One stream from the stage before: its messages in, our replies out.
+
+    Its end frees every sequence that came in on it.
+    """
+
+    def __init__(self, engine: Engine, tasks: asyncio.TaskGroup) -> None:
+        self._engine = engine
+        self._core = engine.core
+        self._tasks = tasks
+        self._replies: asyncio.Queue[stage_pb2.LinkResponse] = asyncio.Queue(_REPLIES_MAX)
+
+    async def read(self, requests: AsyncIterator[stage_pb2.LinkRequest]) -> None:
+        async for request in requests:
+            self._dispatch(request)
+
+    async def next_reply(self, reader: asyncio.Task[None]) -> stage_pb2.LinkResponse | None:
+        """The next message to send up; None when the other side is done."""
+        getter = asyncio.ensure_future(self._replies.get())
+        try:
+            await asyncio.wait({getter, reader}, return_when=asyncio.FIRST_COMPLETED)
+            return getter.result() if getter.done() else None
+        finally:
+            if not getter.done():
+                getter.cancel()
+
+    def closed(self) -> None:
+        for entry in self._core.table:
+            if entry.upstream is self:
+                self._core.detach(entry.key)
+
+    def refuse(self, key: SequenceKey, reason: str, detail: str, node_id: str) -> None:
+        self._reply(
+            stage_pb2.LinkResponse(
+                refused=stage_pb2.SequenceRefused(
+                    key=_wire_key(key), reason=reason, detail=detail, node_id=node_id
+                )
+            )
+        )
+
+    def _reply(self, response: stage_pb2.LinkResponse) -> None:
+        try:
+            self._replies.put_nowait(response)
+        except asyncio.QueueFull:
+            # The reader of this stream is stuck; without receipts it gives the link up.
+            log.warning("replies dropped", extra={"queue_max": _REPLIES_MAX})
+
+    def _dispatch(self, request: stage_pb2.LinkRequest) -> None:
+        kind = request.WhichOneof("message")
+        if kind == "frame":
+            self._on_frame(request.frame)
+        elif kind == "attach":
+            self._tasks.create_task(self._on_attach(request.attach))
+        elif kind == "grow":
+            self._tasks.create_task(self._on_grow(request.grow))
+        elif kind == "detach":
+            self._core.detach(_key(request.detach.key))
+        elif kind == "lease":
+            self._on_lease(request)
+
+    def _on_frame(self, frame: stage_pb2.Frame) -> None:
+        ack = stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation)
+        self._reply(stage_pb2.LinkResponse(ack=ack))
+        rows = [
+            WorkRow(_key(row.key), row.position, row.count, row.wants_token) for row in frame.rows
+        ]
+        problem = frame_problem(frame, self._core.backend.width)
+        if problem is not None:
+            for row in rows:
+                self._core.refuse(row.key, InvalidRequest(problem))
+            return
+        item = WorkItem(
+            step_id=frame.step_id,
+            head_incarnation=frame.head_incarnation,
+            rows=rows,
+            activations=frame.payload,
+            timings=list(frame.timings),
+        )
+        try:
+            self._core.submit(item)
+        except ShoalError as err:
+            log.warning("frame refused", extra={"reason": err.reason})
+
+    async def _on_attach(self, attach: stage_pb2.Attach) -> None:
+        key = _key(attach.key)
+        granted = 0
+        try:
+            self._check_attach(attach)
+            self._enter(attach, key)
+            granted = attach.blocks_wanted
+            if attach.route:
+                granted = min(granted, await self._attach_behind(attach, key))
+        except KvExhausted:
+            granted = 0
+        except ShoalError as err:
+            self._core.detach(key)
+            self.refuse(key, err.reason, str(err), self._core.node_id)
+            return
+        if granted < attach.blocks_wanted:
+            self._core.detach(key)
+            granted = 0
+        self._granted(key, granted)
+
+    def _check_attach(self, attach: stage_pb2.Attach) -> None:
+        backend = self._core.backend
+        if (attach.layer_start, attach.layer_stop) != (backend.layer_start, backend.layer_stop):
+            raise WrongEngine(
+                f"this engine holds layers {backend.layer_start}:{backend.layer_stop}, not "
+                f"{attach.layer_start}:{attach.layer_stop}"
+            )
+        if bool(attach.route) == (backend.layer_stop == backend.layer_count):
+            raise WrongEngine("the route does not end at the last layer")
+
+    def _enter(self, attach: stage_pb2.Attach, key: SequenceKey) -> None:
+        sampling = None
+        if not attach.route:
+            state = attach.sampling
+            spec = spec_from_wire(state.spec)
+            sampling = SamplingState(spec, state.prompt_ids, state.generated_ids)
+        self._core.table.attach(
+            key,
+            attach.blocks_wanted,
+            head_incarnation=attach.head_incarnation,
+            route=tuple(attach.route),
+            upstream=self,
+            sampling=sampling,
+            lease_s=attach.lease_ms / 1000,
+        )
+
+    async def _attach_behind(self, attach: stage_pb2.Attach, key: SequenceKey) -> int:
+        link = await self._engine.links.get(attach.route[0])
+        onward = stage_pb2.Attach()
+        onward.CopyFrom(attach)
+        del onward.route[:]
+        onward.route.extend(attach.route[1:])
+        onward.layer_start = attach.route[0].layer_start
+        onward.layer_stop = attach.route[0].layer_stop
+        granted = await link.ask(key, stage_pb2.LinkRequest(attach=onward), _GRANT_TIMEOUT_S)
+        return granted.blocks_granted
+
+    async def _on_grow(self, grow: stage_pb2.Grow) -> None:
+        key = _key(grow.key)
+        held = self._core.table.get(key)
+        try:
+            entry = self._core.table.grow(key, grow.blocks_wanted)
+            granted = len(entry.kv.blocks)
+            if entry.route:
+                link = await self._engine.links.get(entry.route[0])
+                behind = await link.ask(key, stage_pb2.LinkRequest(grow=grow), _GRANT_TIMEOUT_S)
+                granted = min(granted, behind.blocks_granted)
+        except KvExhausted:
+            granted = len(held.kv.blocks) if held is not None else 0
+        except StageFailed as err:
+            self._core.refuse(key, err, node_id=err.node_id)
+            return
+        except ShoalError as err:
+            self.refuse(key, err.reason, str(err), self._core.node_id)
+            return
+        self._granted(key, granted)
+
+    def _granted(self, key: SequenceKey, blocks: int) -> None:
+        granted = stage_pb2.Granted(key=_wire_key(key), blocks_granted=blocks)
+        self._reply(stage_pb2.LinkResponse(granted=granted))
+
+    def _on_lease(self, request: stage_pb2.LinkRequest) -> None:
+        """Renew here and pass it on to wherever this head's sequences go."""
+        head = request.lease.head_incarnation
+        self._core.table.renew(head)
+        onward = {
+            (entry.route[0].locator, entry.route[0].incarnation): entry.route[0]
+            for entry in self._core.table
+            if entry.head_incarnation == head and entry.route
+        }
+        for stage in onward.values():
+            link = self._engine.links.present(stage)
+            if link is not None:
+                link.send(request)
+
+
+def frame_problem(frame: stage_pb2.Frame, width: int) -> str | None:
+    """Why a frame's payload cannot be the tensor its header announces; None when it can."""
+    if frame.dtype != stage_pb2.TENSOR_DTYPE_F32 or frame.codec != stage_pb2.TENSOR_CODEC_RAW:
+        return "this build reads raw float32 frames only"
+    if frame.width != width:
+        return f"the frame is {frame.width} wide, the model {width}"
+    expected = sum(row.count for row in frame.rows) * width * _F32_BYTES
+    if len(frame.payload) != expected:
+        return f"the payload has {len(frame.payload)} bytes, its rows need {expected}"
+    return None
+
+
+def _key(key: stage_pb2.SequenceKey) -> SequenceKey:
+    return SequenceKey(key.sequence, key.attempt)
+
+
+def _wire_key(key: SequenceKey) -> stage_pb2.SequenceKey:
+    return stage_pb2.SequenceKey(sequence=key.sequence, attempt=key.attempt)

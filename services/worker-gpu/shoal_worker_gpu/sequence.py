@@ -1,0 +1,146 @@
+"""The sequences that hold KV on this stage.
+
+Owns who is attached, at which attempt and position, and when a lease ends. Knows nothing of
+streams; `upstream` is only kept for whoever answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from shoal.worker.v1 import pipeline_pb2
+from shoal_common.clock import Clock
+from shoal_engine.blocks import CacheFull, SequenceKv
+from shoal_engine.sampling import SamplingState
+from shoal_worker_gpu.backends.base import Backend
+from shoal_worker_gpu.errors import KvExhausted, StaleAttempt
+
+
+class SequenceKey(NamedTuple):
+    """One sequence at one attempt."""
+
+    sequence: int
+    attempt: int
+
+
+class Upstream(Protocol):
+    """Where refusals of a sequence go: the stage before this one, or this stage's own head."""
+
+    def refuse(self, key: SequenceKey, reason: str, detail: str, node_id: str) -> None: ...
+
+
+@dataclass
+class StageSequence:
+    """What one stage keeps of a sequence.
+
+    next_position: the first position not yet accepted; kv.length follows when it is computed.
+    route: the stages behind this one, in order.
+    """
+
+    key: SequenceKey
+    kv: SequenceKv
+    head_incarnation: str
+    route: tuple[pipeline_pb2.PipelineStage, ...]
+    upstream: Upstream
+    sampling: SamplingState | None
+    lease_s: float
+    lease_ends_at: float
+    next_position: int = 0
+
+
+class SequenceTable:
+    """At most one attempt of each sequence; every entry holds its blocks until it leaves."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._entries: dict[int, StageSequence] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[StageSequence]:
+        return iter(list(self._entries.values()))
+
+    def get(self, key: SequenceKey) -> StageSequence | None:
+        entry = self._entries.get(key.sequence)
+        return entry if entry is not None and entry.key == key else None
+
+    def attach(
+        self,
+        key: SequenceKey,
+        block_count: int,
+        *,
+        head_incarnation: str,
+        route: tuple[pipeline_pb2.PipelineStage, ...],
+        upstream: Upstream,
+        sampling: SamplingState | None,
+        lease_s: float,
+    ) -> StageSequence:
+        """Enter a sequence with `block_count` blocks.
+
+        A higher attempt evicts a lower one; the same attempt again is answered with what stands.
+        Raises StaleAttempt for a lower one, KvExhausted with nothing taken.
+        """
+        present = self._entries.get(key.sequence)
+        if present is not None:
+            if present.key.attempt > key.attempt:
+                raise StaleAttempt(f"attempt {present.key.attempt} replaced {key.attempt}")
+            if present.key == key:
+                return present
+            self.detach(present.key)
+        try:
+            kv = self._backend.attach(block_count)
+        except CacheFull as err:
+            raise self._exhausted(block_count) from err
+        entry = StageSequence(
+            key=key,
+            kv=kv,
+            head_incarnation=head_incarnation,
+            route=route,
+            upstream=upstream,
+            sampling=sampling,
+            lease_s=lease_s,
+            lease_ends_at=self._clock.monotonic() + lease_s,
+        )
+        self._entries[key.sequence] = entry
+        return entry
+
+    def grow(self, key: SequenceKey, block_count: int) -> StageSequence:
+        """Make the sequence hold `block_count` blocks in all. Idempotent."""
+        entry = self.get(key)
+        if entry is None:
+            raise StaleAttempt("it is not attached")
+        missing = block_count - len(entry.kv.blocks)
+        if missing > 0:
+            try:
+                self._backend.grow(entry.kv, missing)
+            except CacheFull as err:
+                raise self._exhausted(missing) from err
+        return entry
+
+    def detach(self, key: SequenceKey) -> StageSequence | None:
+        """Free the sequence's blocks. Unknown keys are nothing to do."""
+        entry = self.get(key)
+        if entry is None:
+            return None
+        del self._entries[key.sequence]
+        self._backend.release(entry.kv)
+        return entry
+
+    def renew(self, head_incarnation: str) -> None:
+        """The head is alive: its sequences may stay for another lease."""
+        now = self._clock.monotonic()
+        for entry in self._entries.values():
+            if entry.head_incarnation == head_incarnation:
+                entry.lease_ends_at = now + entry.lease_s
+
+    def expired(self) -> list[StageSequence]:
+        """Sequences whose head has been silent for longer than their lease."""
+        now = self._clock.monotonic()
+        return [entry for entry in self._entries.values() if entry.lease_ends_at < now]
+
+    def _exhausted(self, wanted: int) -> KvExhausted:
+        return KvExhausted(wanted, self._backend.blocks_free, self._backend.blocks_total)

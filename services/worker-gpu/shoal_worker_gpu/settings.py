@@ -1,0 +1,61 @@
+"""Settings of a worker; the agent hands them on to its engine children."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from shoal_common.settings import ServiceSettings
+
+
+class Settings(ServiceSettings, service="worker_gpu"):
+    """One machine's share of the fleet."""
+
+    node_id: str = Field(default="", max_length=64, pattern=r"^[A-Za-z0-9_-]*$")
+    """Stable name of this worker; empty makes one and keeps it in the data folder."""
+    load: str = ""
+    """What to hold from the start: `model@start:stop` (half-open layers) or `model`, by commas."""
+    shard_store_address: str = "127.0.0.1:7004"
+    """Address of the shard-store that weights come from."""
+    shared_blob_dir: Path | None = None
+    """The shard-store's blob folder where this machine can read it: weights are not copied then."""
+    engine_host: str = "127.0.0.1"
+    """Address on which engine children listen; each takes a free port."""
+    advertise_host: str = ""
+    """Host name by which other machines reach the engine children; empty: `engine_host`."""
+    device: str = "cpu"
+    """Torch device: `cpu`, `cuda`, `cuda:1`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of weights and activations; auto is float32 on a CPU."""
+    threads: int = Field(default=0, ge=0, le=256)
+    """Torch threads of each engine child; 0 shares the cores really owned between them."""
+    kv_memory_mb: int = Field(default=512, ge=1)
+    """Memory for KV blocks of each engine child, in MiB."""
+    block_size_tokens: int = Field(default=16, ge=1, le=256)
+    """Positions in one KV block; the same on every stage of a model."""
+    max_running: int = Field(default=32, ge=1, le=1024)
+    """Generations that step together."""
+    max_waiting: int = Field(default=64, ge=0, le=65536)
+    """Generations that may wait for admission; more are refused as overloaded."""
+    prefill_chunk_tokens: int = Field(default=128, ge=1, le=8192)
+    """Prompt tokens in one step at most."""
+    step_row_budget: int = Field(default=512, ge=1, le=65536)
+    """Tokens that a stage fuses into one step at most."""
+    step_queue_max: int = Field(default=256, ge=1, le=65536)
+    """Frames that may wait for a stage's next step."""
+    grow_blocks: int = Field(default=4, ge=1, le=1024)
+    """KV blocks asked for at once when a sequence grows."""
+    strict_exact: bool = False
+    """Pad small steps, so that the last bits of a reply never depend on its neighbours."""
+    beat_interval_s: float = Field(default=1.0, gt=0, le=60)
+    """Seconds between two heartbeats."""
+    lease_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds after which the KV of a silent head is freed."""
+    ack_timeout_s: float = Field(default=1.0, gt=0, le=60)
+    """Seconds within which the next stage must confirm a frame."""
+    link_timeout_s: float = Field(default=5.0, gt=0, le=60)
+    """Seconds to reach a neighbouring stage, and for it to grant KV blocks."""
+    restart_backoff_max_s: float = Field(default=30.0, gt=0, le=3600)
+    """Longest pause before an engine child that died is started again."""

@@ -1,0 +1,262 @@
+"""One stage: its sequences, its step queue, and the loop that computes fused steps.
+
+Owns acceptance of rows (current attempt, expected position), the compute thread, and handing
+outputs on. Does not know streams: `Outlet` is what lies behind this stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from shoal.worker.v1 import stage_pb2
+from shoal_common.clock import Clock
+from shoal_common.errors import ShoalError
+from shoal_engine.sampling import Sampled
+from shoal_worker_gpu.backends.base import Backend, StepInput, StepOutput, StepRow
+from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt
+from shoal_worker_gpu.metrics import EngineMetrics
+from shoal_worker_gpu.sequence import SequenceKey, SequenceTable, StageSequence
+from shoal_worker_gpu.step_queue import StepQueue, WorkItem, WorkRow
+
+log = logging.getLogger(__name__)
+
+_F32_BYTES = 4
+_LAYER_TIME_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class StageOutputItem:
+    """One work item's share of a computed step."""
+
+    item: WorkItem
+    rows: Sequence[WorkRow]
+    activations: bytes
+    sampled: Sequence[Sampled | None]
+    timing: stage_pb2.StageTiming
+
+
+class Outlet(Protocol):
+    """Where a computed item goes: the next stage, or the head that waits for tokens."""
+
+    def deliver(self, output: StageOutputItem) -> None: ...
+
+    def detached(self, entry: StageSequence) -> None:
+        """The sequence has left this stage; the stages behind it must free it too."""
+        ...
+
+
+class StageCore:
+    """Computes what arrives, for as long as `run` runs."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        node_id: str,
+        incarnation: str,
+        clock: Clock,
+        metrics: EngineMetrics,
+        *,
+        queue_items_max: int,
+        row_budget: int,
+    ) -> None:
+        self.backend = backend
+        self.node_id = node_id
+        self.incarnation = incarnation
+        self.table = SequenceTable(backend, clock)
+        self.layer_time_us = 0.0
+        self.outlet: Outlet | None = None
+        self._clock = clock
+        self._metrics = metrics
+        self._queue = StepQueue(queue_items_max, row_budget)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
+
+    @property
+    def queue_length(self) -> int:
+        return len(self._queue)
+
+    def submit(self, item: WorkItem) -> None:
+        """Accept an item's rows and queue them; rows of gone sequences are refused, not queued.
+
+        Raises QueueFull with every row refused.
+        """
+        item.arrived_at = self._clock.monotonic()
+        accepted = self._accepted(item)
+        if not accepted.rows:
+            return
+        try:
+            self._queue.put(accepted)
+        except QueueFull as err:
+            for row in accepted.rows:
+                self.refuse(row.key, err)
+            raise
+        self._metrics.step_queue_depth.set(len(self._queue))
+
+    def refuse(self, key: SequenceKey, error: ShoalError, node_id: str = "") -> None:
+        """End one sequence here: free it, tell its head, tell the stages behind."""
+        entry = self.table.detach(key)
+        if entry is not None:
+            self._left(entry)
+            entry.upstream.refuse(key, error.reason, str(error), node_id or self.node_id)
+
+    def detach(self, key: SequenceKey) -> None:
+        """The head lets go of a sequence."""
+        entry = self.table.detach(key)
+        if entry is not None:
+            self._left(entry)
+
+    async def run(self) -> None:
+        """Compute fused steps until cancelled."""
+        try:
+            while True:
+                items = await self._queue.take()
+                await self._step(items)
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _left(self, entry: StageSequence) -> None:
+        if self.outlet is not None:
+            self.outlet.detached(entry)
+
+    def _accepted(self, item: WorkItem) -> WorkItem:
+        """The item without the rows that do not fit the table, and without their tensor rows."""
+        kept = [self._accept(row) for row in item.rows]
+        if all(kept):
+            return item
+        item.token_ids, item.activations = _slices(item, kept, self.backend.width)
+        item.rows = [row for row, is_kept in zip(item.rows, kept, strict=True) if is_kept]
+        return item
+
+    def _accept(self, row: WorkRow) -> bool:
+        entry = self.table.get(row.key)
+        if entry is None:
+            return False
+        if row.position != entry.next_position or row.position + row.count > entry.kv.capacity:
+            detail = (
+                f"{row.count} tokens at position {row.position}; expected position "
+                f"{entry.next_position}, room for {entry.kv.capacity}"
+            )
+            self.refuse(row.key, StaleAttempt(detail))
+            return False
+        entry.next_position += row.count
+        return True
+
+    async def _step(self, items: list[WorkItem]) -> None:
+        """Compute one fused step and hand every item's share on."""
+        for item in items:
+            self._drop_left(item)
+        items = [item for item in items if item.rows]
+        if not items:
+            return
+        started = self._clock.monotonic()
+        step = self._step_input(items)
+        loop = asyncio.get_running_loop()
+        try:
+            output = await loop.run_in_executor(self._executor, self.backend.run, step)
+        except ShoalError as err:
+            self._refuse_all(items, err)
+            return
+        except Exception as err:
+            log.exception("step failed")
+            self._metrics.step_failures.inc()
+            self._refuse_all(items, StaleAttempt(f"the step failed: {type(err).__name__}"))
+            return
+        compute_us = int((self._clock.monotonic() - started) * 1e6)
+        self._measure(step, compute_us)
+        self._hand_on(items, output, started, compute_us)
+
+    def _drop_left(self, item: WorkItem) -> None:
+        """Rows whose sequence left while the item waited."""
+        kept = [self.table.get(row.key) is not None for row in item.rows]
+        if not all(kept):
+            item.token_ids, item.activations = _slices(item, kept, self.backend.width)
+            item.rows = [row for row, is_kept in zip(item.rows, kept, strict=True) if is_kept]
+
+    def _step_input(self, items: list[WorkItem]) -> StepInput:
+        rows: list[StepRow] = []
+        for item in items:
+            for row in item.rows:
+                entry = self.table.get(row.key)
+                assert entry is not None
+                sampling = entry.sampling if row.wants_token else None
+                rows.append(StepRow(entry.kv, row.position, row.count, sampling))
+        if self.backend.layer_start == 0:
+            return StepInput(rows, token_ids=[i for item in items for i in item.token_ids])
+        return StepInput(rows, activations=[item.activations for item in items])
+
+    def _measure(self, step: StepInput, compute_us: int) -> None:
+        token_count = sum(row.count for row in step.rows)
+        self._metrics.step_seconds.observe(compute_us / 1e6)
+        self._metrics.step_rows.observe(token_count)
+        if token_count == len(step.rows):
+            layers = self.backend.layer_stop - self.backend.layer_start
+            measured = compute_us / layers
+            if self.layer_time_us:
+                measured = self.layer_time_us + _LAYER_TIME_WEIGHT * (measured - self.layer_time_us)
+            self.layer_time_us = measured
+
+    def _refuse_all(self, items: list[WorkItem], error: ShoalError) -> None:
+        for item in items:
+            for row in item.rows:
+                self.refuse(row.key, error)
+
+    def _hand_on(
+        self, items: list[WorkItem], output: StepOutput, started: float, compute_us: int
+    ) -> None:
+        assert self.outlet is not None
+        token_start = row_start = 0
+        width_bytes = self.backend.width * _F32_BYTES
+        for item in items:
+            token_stop = token_start + item.token_count
+            row_stop = row_start + len(item.rows)
+            timing = stage_pb2.StageTiming(
+                node_id=self.node_id,
+                layer_start=self.backend.layer_start,
+                layer_stop=self.backend.layer_stop,
+                queue_us=max(0, int((started - item.arrived_at) * 1e6)),
+                compute_us=compute_us,
+                wire_us=item.wire_us,
+                row_count=item.token_count,
+            )
+            self.outlet.deliver(
+                StageOutputItem(
+                    item=item,
+                    rows=item.rows,
+                    activations=output.activations[
+                        token_start * width_bytes : token_stop * width_bytes
+                    ],
+                    sampled=output.sampled[row_start:row_stop],
+                    timing=timing,
+                )
+            )
+            token_start, row_start = token_stop, row_stop
+
+    async def watch_leases(self, interval_s: float) -> None:
+        """Free the KV of heads that went silent, for ever."""
+        while True:
+            await self._clock.sleep(interval_s)
+            for entry in self.table.expired():
+                log.warning("lease expired", extra={"head": entry.head_incarnation})
+                self._metrics.leases_expired.inc()
+                self.refuse(entry.key, LeaseExpired("the head of the pipeline went silent"))
+
+
+def _slices(
+    item: WorkItem, kept: Sequence[bool], width: int
+) -> tuple[Sequence[int], memoryview | bytes]:
+    """Token ids and activations of the kept rows."""
+    ids: list[int] = []
+    parts: list[memoryview | bytes] = []
+    width_bytes = width * _F32_BYTES
+    start = 0
+    for row, is_kept in zip(item.rows, kept, strict=True):
+        stop = start + row.count
+        if is_kept:
+            ids.extend(item.token_ids[start:stop])
+            parts.append(item.activations[start * width_bytes : stop * width_bytes])
+        start = stop
+    return ids, b"".join(parts)

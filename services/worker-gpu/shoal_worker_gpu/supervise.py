@@ -1,0 +1,171 @@
+"""One engine child under supervision: started, watched, started again with back-off, stopped.
+
+Owns the process and what is known of it. Does not know NATS or the other children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
+from shoal_common.clock import Clock
+from shoal_common.errors import ShoalError
+from shoal_common.rpc import RpcChannel, translated
+from shoal_worker_gpu.engine_child import Order
+from shoal_worker_gpu.metrics import AgentMetrics
+
+log = logging.getLogger(__name__)
+
+_POLL_INTERVAL_S = 0.5
+_POLL_TIMEOUT_S = 2.0
+_START_POLL_S = 0.05
+_SILENT_POLLS_MAX = 15
+_BACKOFF_FIRST_S = 0.5
+_KILL_AFTER_S = 5.0
+
+
+class SupervisedEngine:
+    """Keeps one engine child alive until stopped.
+
+    `status` is always current enough to be beaten: FAILED the moment the process is gone.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        clock: Clock,
+        metrics: AgentMetrics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.order = order
+        self.pid = 0
+        self._clock = clock
+        self._metrics = metrics
+        self._on_change = on_change
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
+
+    async def run(self) -> None:
+        """Start the child again whenever it dies, until `stop`."""
+        backoff_s = _BACKOFF_FIRST_S
+        while not self._stopping.is_set():
+            started = self._clock.monotonic()
+            await self._live_once()
+            if self._stopping.is_set():
+                return
+            if self._clock.monotonic() - started > 2 * self.order.settings.restart_backoff_max_s:
+                backoff_s = _BACKOFF_FIRST_S
+            self._metrics.restarts.inc()
+            log.warning("engine died", extra={"restart_in_s": backoff_s})
+            await self._pause(backoff_s)
+            backoff_s = min(2 * backoff_s, self.order.settings.restart_backoff_max_s)
+
+    async def stop(self, drain_s: float) -> None:
+        """SIGTERM, wait for the drain, SIGKILL. Idempotent."""
+        self._stopping.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(drain_s + _KILL_AFTER_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _pause(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _live_once(self) -> None:
+        """One life of the child, from its start to its end."""
+        ready_file = self.order.ready_file
+        ready_file.unlink(missing_ok=True)
+        process = await self._spawn()
+        self._process, self.pid = process, process.pid
+        watcher = asyncio.create_task(self._watch(ready_file))
+        try:
+            await process.wait()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
+            self.status.detail = f"the engine process ended with code {process.returncode}"
+            self._on_change()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        order_file = self.order.ready_file.with_suffix(".order")
+        order_file.parent.mkdir(parents=True, exist_ok=True)
+        order_file.unlink(missing_ok=True)
+        handle = os.open(order_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(self.order.dump())
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "shoal_worker_gpu.engine_child", str(order_file)
+        )
+
+    async def _watch(self, ready_file: Path) -> None:
+        """Keep `status` current; kill a child that has stopped answering."""
+        while not ready_file.exists():
+            await self._clock.sleep(_START_POLL_S)
+        channel = RpcChannel(json.loads(ready_file.read_text())["grpc"], token=self.order.token)
+        stub = stage_pb2_grpc.StageServiceStub(channel.channel)
+        silent_polls = 0
+        try:
+            while True:
+                try:
+                    with translated():
+                        response = await stub.GetEngine(
+                            stage_pb2.GetEngineRequest(), timeout=_POLL_TIMEOUT_S
+                        )
+                except ShoalError as err:
+                    silent_polls += 1
+                    self._heard_nothing(silent_polls, err)
+                else:
+                    silent_polls = 0
+                    self._heard(response.engine)
+                await self._clock.sleep(_POLL_INTERVAL_S)
+        finally:
+            await channel.close()
+
+    def _heard(self, status: pipeline_pb2.EngineStatus) -> None:
+        changed = status.state != self.status.state
+        self.status = status
+        if changed:
+            self._on_change()
+        if status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._process is not None:
+            # Its reason stays in the log; a new process may find the shard-store back.
+            self._process.kill()
+
+    def _heard_nothing(self, silent_polls: int, error: ShoalError) -> None:
+        if silent_polls == 1:
+            log.warning("engine silent", extra={"reason": error.reason})
+            self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
+            self.status.detail = "the engine process does not answer"
+            self._on_change()
+        if silent_polls >= _SILENT_POLLS_MAX and self._process is not None:
+            self._process.kill()
+
+    def _empty(self, state: pipeline_pb2.EngineState) -> pipeline_pb2.EngineStatus:
+        assignment = self.order.assignment
+        return pipeline_pb2.EngineStatus(
+            model=assignment.model,
+            layer_start=assignment.layer_start,
+            layer_stop=assignment.layer_stop,
+            state=state,
+        )
