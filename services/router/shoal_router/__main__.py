@@ -1,0 +1,3 @@
+from shoal_router.app import main
+
+main()

@@ -1,0 +1,150 @@
+"""Wiring, in order of life. The only module that knows everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from shoal.router.v1 import router_pb2_grpc
+from shoal_common import log as shoal_log
+from shoal_common.app import run_service, until_signal, write_ready_file
+from shoal_common.bus import Bus, NatsBus
+from shoal_common.clock import Clock, SystemClock
+from shoal_common.metrics import new_registry
+from shoal_common.rpc import RpcServer
+from shoal_common.settings import load
+from shoal_common.side import SideServer
+from shoal_router import beats
+from shoal_router.admission import Admission
+from shoal_router.errors import MalformedBeat
+from shoal_router.fleet_view import BeatOutcome, FleetView
+from shoal_router.metrics import Metrics
+from shoal_router.pipeline import Costs
+from shoal_router.planner import Planner, PlannerOptions
+from shoal_router.rpc import RouterRpc
+from shoal_router.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the router until SIGTERM or SIGINT."""
+    settings = load(Settings, argv)
+    shoal_log.setup("router", settings.fleet.log_level, settings.fleet.log_format)
+    run_service(lambda: run(settings))
+
+
+async def run(settings: Settings) -> None:
+    token = settings.fleet.secret_token()
+    bus = await NatsBus.connect(settings.fleet.nats_url, token=token, name="router")
+    try:
+        async with running(settings, bus, SystemClock()) as router:
+            write_ready_file(
+                settings.ready_file, grpc=router.grpc_address, side=router.side_address, http=""
+            )
+            await until_signal()
+    finally:
+        await bus.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A router that runs."""
+
+    grpc_address: str
+    side_address: str
+    metrics: Metrics
+    planner: Planner
+
+
+@asynccontextmanager
+async def running(settings: Settings, bus: Bus, clock: Clock) -> AsyncIterator[Router]:
+    """The router while the context is open. Leaving it drains the plans, then stops listening.
+
+    bus: connected; stays open. It is ready once it hears beats and serves.
+    """
+    metrics = Metrics(new_registry())
+    view = FleetView(
+        clock,
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        forget_after_s=settings.forget_after_s,
+        suspect_s=settings.suspect_s,
+        node_count_max=settings.node_count_max,
+    )
+    admission = Admission(in_flight_max=settings.in_flight_max, waiting_max=settings.waiting_max)
+    planner = Planner(view, admission, clock, _planner_options(settings))
+    metrics.watch(view, admission)
+    servicer = RouterRpc(planner, view, metrics, clock, open_timeout_s=settings.open_timeout_s)
+    server = RpcServer(
+        settings.listen_address,
+        token=settings.fleet.secret_token(),
+        drain_timeout_s=settings.drain_timeout_s,
+    )
+    server.add(
+        router_pb2_grpc.add_RouterServiceServicer_to_server,
+        servicer,
+        "shoal.router.v1.RouterService",
+    )
+    listener = BeatListener(view, planner, metrics)
+    is_ready = False
+    async with AsyncExitStack() as stack:
+        side = SideServer(settings.side_address, metrics.registry, lambda: is_ready)
+        side_address = await side.start()
+        stack.push_async_callback(side.stop)
+        subscription = await bus.subscribe(beats.SUBJECT, listener.on_beat, queue_size=4096)
+        stack.push_async_callback(subscription.stop)
+        ticker = asyncio.create_task(tick(planner, clock, settings.tick_s))
+        stack.push_async_callback(_cancelled, ticker)
+        grpc_address = await server.start()
+        stack.push_async_callback(server.stop)
+        try:
+            is_ready = True
+            yield Router(grpc_address, side_address, metrics, planner)
+        finally:
+            is_ready = False
+
+
+class BeatListener:
+    """Takes beats from the bus into the view; what is no beat is counted and dropped."""
+
+    def __init__(self, view: FleetView, planner: Planner, metrics: Metrics) -> None:
+        self._view = view
+        self._planner = planner
+        self._metrics = metrics
+
+    async def on_beat(self, subject: str, payload: bytes) -> None:
+        try:
+            beat = beats.parse_beat(subject, payload)
+        except MalformedBeat as err:
+            self._metrics.count_beat(BeatOutcome.MALFORMED)
+            log.warning("beat malformed", extra={"detail": str(err)})
+            return
+        self._metrics.count_beat(self._view.hear(beat))
+        self._planner.refresh()
+
+
+async def tick(planner: Planner, clock: Clock, tick_s: float) -> None:
+    """Lets those who wait see workers that went silent. Runs until it is cancelled."""
+    while True:
+        await clock.sleep(tick_s)
+        try:
+            planner.refresh()
+        except Exception:
+            log.exception("looking at the fleet failed")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _planner_options(settings: Settings) -> PlannerOptions:
+    return PlannerOptions(
+        costs=Costs(settings.layer_time_us, settings.link_us, settings.local_link_us),
+        pipelines_per_model=settings.pipelines_per_model,
+        plan_wait_s=settings.plan_wait_s,
+        starting_s=settings.heartbeat_timeout_s,
+    )

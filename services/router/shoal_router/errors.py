@@ -1,0 +1,90 @@
+"""What can go wrong at the router, as leaves of `shoal_common.errors`.
+
+ShoalError
+├── InvalidRequest
+│   └── MalformedBeat         a beat that no worker of ours would send; counted and dropped
+├── Overloaded
+│   └── QueueFull             more plans wait for the model than the queue holds
+└── Unavailable
+    ├── RouterStarting        too young to say that a model does not exist
+    ├── ModelLoading          engines are there, all still fetching or loading
+    └── PlanUnavailable
+        ├── LayersMissing     ranges that no ready worker holds
+        ├── RangesDoNotJoin   every layer is held, but no ranges meet end to end
+        └── NoOtherPipeline   the stages that were lost have no substitute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shoal_common.errors import InvalidRequest, Overloaded, PlanUnavailable, Unavailable
+
+
+def ranges_text(ranges: Sequence[range]) -> str:
+    """Half-open ranges as people write them: "0:3 and 5:6"."""
+    return " and ".join(f"{layers.start}:{layers.stop}" for layers in ranges)
+
+
+class MalformedBeat(InvalidRequest):
+    """Bytes on a beat subject that are no valid beat."""
+
+
+class QueueFull(Overloaded):
+    """The bound on waiting plans is reached."""
+
+    def __init__(self, model: str, waiting_count: int) -> None:
+        super().__init__(
+            f"{waiting_count} requests already wait for model '{model}': try again in a few seconds"
+        )
+
+
+class RouterStarting(Unavailable):
+    """No beat has had the time to arrive."""
+
+    def __init__(self, model: str, uptime_s: float) -> None:
+        super().__init__(
+            f"the router started {uptime_s:.1f} s ago and has not heard of model '{model}' yet: "
+            "try again in a few seconds"
+        )
+
+
+class ModelLoading(Unavailable):
+    """The model is on its way; `progress_percent` is that of its slowest engine."""
+
+    def __init__(self, model: str, progress_percent: int) -> None:
+        super().__init__(
+            f"model '{model}' is loading ({progress_percent}% done): try again in a few seconds"
+        )
+
+
+class LayersMissing(PlanUnavailable):
+    """Some layers are held by no ready worker."""
+
+    def __init__(
+        self, model: str, missing: Sequence[range], *, loading_percent: int | None
+    ) -> None:
+        loading = "" if loading_percent is None else f"; engines are loading ({loading_percent}%)"
+        super().__init__(
+            f"no ready worker holds layers {ranges_text(missing)} of '{model}'{loading}: "
+            "start a worker with these layers or try again"
+        )
+
+
+class RangesDoNotJoin(PlanUnavailable):
+    """Overlaps without a chain; an engine's whole range is one stage."""
+
+    def __init__(self, model: str, ranges: Sequence[range]) -> None:
+        super().__init__(
+            f"the layer ranges held of '{model}' ({ranges_text(ranges)}) do not join end to end: "
+            "load ranges that meet"
+        )
+
+
+class NoOtherPipeline(PlanUnavailable):
+    """All pipelines of the model lead through stages that this request lost."""
+
+    def __init__(self, model: str, node_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"no pipeline of '{model}' is left without {', '.join(node_ids)}: try again"
+        )

@@ -1,0 +1,214 @@
+"""Owns: who is in the fleet, rebuilt from beats alone. Does not know: chains, queues, requests."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from shoal.worker.v1 import pipeline_pb2 as pb
+from shoal_common.clock import Clock
+from shoal_router.pipeline import Engine
+
+log = logging.getLogger(__name__)
+
+# Agent processes of one node whose late beats are recognised.
+RETIRED_COUNT_MAX = 8
+SUSPECT_COUNT_MAX = 4096
+
+
+class BeatOutcome(Enum):
+    """What a beat meant, as counted."""
+
+    JOINED = "joined"
+    REJOINED = "rejoined"
+    UPDATED = "updated"
+    LEFT = "left"
+    LATE = "late"
+    REFUSED = "refused"
+    MALFORMED = "malformed"
+
+
+@dataclass(slots=True)
+class Worker:
+    """The newest beat of one node, and when it was heard."""
+
+    beat: pb.WorkerBeat
+    heard_at_s: float
+    retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_COUNT_MAX))
+
+    def is_alive(self, now_s: float, timeout_s: float) -> bool:
+        return not self.beat.is_leaving and now_s - self.heard_at_s <= timeout_s
+
+
+class FleetView:
+    """Invariants: at most `node_count_max` nodes; per node the sequence of its agent only grows.
+
+    A node that left or went silent stays visible, without being used, for `forget_after_s`, so that
+    its late beats are recognised and its models are known to exist.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        heartbeat_timeout_s: float = 3.0,
+        forget_after_s: float = 60.0,
+        suspect_s: float = 3.0,
+        node_count_max: int = 1024,
+    ) -> None:
+        self._clock = clock
+        self._timeout_s = heartbeat_timeout_s
+        self._forget_after_s = forget_after_s
+        self._suspect_s = suspect_s
+        self._node_count_max = node_count_max
+        self._workers: dict[str, Worker] = {}
+        self._suspects: dict[str, float] = {}
+        self.version = 0
+        """Grows whenever an engine comes, goes or changes its state."""
+
+    def hear(self, beat: pb.WorkerBeat) -> BeatOutcome:
+        """Takes one checked beat in."""
+        known = self._workers.get(beat.node_id)
+        if known is None:
+            return self._join(beat)
+        if beat.incarnation in known.retired:
+            return BeatOutcome.LATE
+        if beat.incarnation != known.beat.incarnation:
+            return self._rejoin(known, beat)
+        if beat.sequence <= known.beat.sequence:
+            return BeatOutcome.LATE
+        return self._update(known, beat)
+
+    def workers(self) -> Iterator[tuple[Worker, float, bool]]:
+        """Every node that is remembered: (worker, silent for seconds, is alive)."""
+        now_s = self._clock.monotonic()
+        for worker in self._workers.values():
+            yield worker, now_s - worker.heard_at_s, worker.is_alive(now_s, self._timeout_s)
+
+    def alive_count(self) -> int:
+        return sum(is_alive for _, _, is_alive in self.workers())
+
+    def engines(self) -> tuple[Engine, ...]:
+        """What may be named in a plan now: ready, of living nodes, not suspected."""
+        self._trim()
+        return tuple(
+            _engine(worker.beat.node_id, status)
+            for worker, _, is_alive in self.workers()
+            if is_alive
+            for status in worker.beat.engines
+            if status.state == pb.ENGINE_STATE_READY and status.incarnation not in self._suspects
+        )
+
+    def statuses(self, model: str, *, living_only: bool = True) -> tuple[pb.EngineStatus, ...]:
+        """What workers say of their engines of a model, in whatever state."""
+        return tuple(
+            status
+            for worker, _, is_alive in self.workers()
+            if is_alive or not living_only
+            for status in worker.beat.engines
+            if status.model == model
+        )
+
+    def models(self) -> tuple[str, ...]:
+        """Every model that a remembered worker has named, sorted."""
+        return tuple(
+            sorted({e.model for worker in self._workers.values() for e in worker.beat.engines})
+        )
+
+    def suspect(self, node_id: str, incarnation: str) -> None:
+        """Leaves one engine process out of plans for a while: a driver has lost it.
+
+        A restarted engine has another incarnation and is not touched.
+        """
+        if len(self._suspects) >= SUSPECT_COUNT_MAX:
+            self._suspects.pop(next(iter(self._suspects)))
+        self._suspects[incarnation] = self._clock.monotonic() + self._suspect_s
+        self.version += 1
+        log.warning("engine suspected", extra={"node_id": node_id, "suspect_s": self._suspect_s})
+
+    def next_change_s(self) -> float:
+        """When silence or the end of a suspicion changes the view, if nothing is heard before."""
+        now_s = self._clock.monotonic()
+        ends = [
+            worker.heard_at_s + self._timeout_s
+            for worker in self._workers.values()
+            if worker.is_alive(now_s, self._timeout_s)
+        ]
+        return min([*ends, *self._suspects.values()], default=float("inf"))
+
+    def _join(self, beat: pb.WorkerBeat) -> BeatOutcome:
+        if beat.is_leaving:
+            return BeatOutcome.LATE
+        self._trim()
+        if len(self._workers) >= self._node_count_max and not self._evict_one_dead():
+            return BeatOutcome.REFUSED
+        self._workers[beat.node_id] = Worker(beat, self._clock.monotonic())
+        self.version += 1
+        log.info("worker joined", extra={"node_id": beat.node_id, "engines": len(beat.engines)})
+        return BeatOutcome.JOINED
+
+    def _rejoin(self, known: Worker, beat: pb.WorkerBeat) -> BeatOutcome:
+        known.retired.append(known.beat.incarnation)
+        known.beat, known.heard_at_s = beat, self._clock.monotonic()
+        self.version += 1
+        log.info("worker rejoined", extra={"node_id": beat.node_id, "engines": len(beat.engines)})
+        return BeatOutcome.LEFT if beat.is_leaving else BeatOutcome.REJOINED
+
+    def _update(self, known: Worker, beat: pb.WorkerBeat) -> BeatOutcome:
+        if known.beat.is_leaving and not beat.is_leaving:
+            return BeatOutcome.LATE
+        now_s = self._clock.monotonic()
+        was_alive = known.is_alive(now_s, self._timeout_s)
+        is_same = was_alive and _identities(known.beat) == _identities(beat)
+        known.beat, known.heard_at_s = beat, now_s
+        if beat.is_leaving:
+            self.version += 1
+            log.info("worker left", extra={"node_id": beat.node_id})
+            return BeatOutcome.LEFT
+        self.version += not is_same
+        return BeatOutcome.UPDATED
+
+    def _trim(self) -> None:
+        now_s = self._clock.monotonic()
+        for node_id, worker in list(self._workers.items()):
+            if now_s - worker.heard_at_s > self._forget_after_s:
+                del self._workers[node_id]
+                log.info("worker forgotten", extra={"node_id": node_id})
+        for incarnation, until_s in list(self._suspects.items()):
+            if until_s <= now_s:
+                del self._suspects[incarnation]
+
+    def _evict_one_dead(self) -> bool:
+        now_s = self._clock.monotonic()
+        dead = [
+            (worker.heard_at_s, node_id)
+            for node_id, worker in self._workers.items()
+            if not worker.is_alive(now_s, self._timeout_s)
+        ]
+        if not dead:
+            return False
+        del self._workers[min(dead)[1]]
+        return True
+
+
+def _identities(beat: pb.WorkerBeat) -> list[tuple[str, str, int, str]]:
+    return [(e.model, e.incarnation, e.state, e.locator) for e in beat.engines]
+
+
+def _engine(node_id: str, status: pb.EngineStatus) -> Engine:
+    return Engine(
+        node_id=node_id,
+        incarnation=status.incarnation,
+        model=status.model,
+        revision=status.revision,
+        layer_start=status.layer_start,
+        layer_stop=status.layer_stop,
+        layer_count=status.layer_count,
+        locator=status.locator,
+        block_size_tokens=status.block_size_tokens,
+        context_length=status.context_length,
+        layer_time_us=status.layer_time_us,
+    )

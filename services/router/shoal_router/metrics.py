@@ -1,0 +1,45 @@
+"""Owns: what the router counts. Labels come from closed sets, never from ids."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from shoal_common.metrics import RequestMetrics, counter, gauge, histogram
+from shoal_router.admission import Admission
+from shoal_router.fleet_view import BeatOutcome, FleetView
+
+SERVICE = "router"
+
+
+class Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.requests = RequestMetrics(registry, SERVICE)
+        self._beats = counter(registry, SERVICE, "beats", "Beats by outcome.", ("outcome",))
+        self._plans = counter(registry, SERVICE, "plans", "Plans handed out.", ("kind",))
+        self._wait = histogram(
+            registry, SERVICE, "plan_wait_seconds", "From opening a plan stream to its first plan."
+        )
+        self._first_token = histogram(
+            registry, SERVICE, "time_to_first_token_seconds", "As drivers report it."
+        )
+        self._in_flight = gauge(registry, SERVICE, "plans_in_flight", "Plans held now.")
+        self._waiting = gauge(registry, SERVICE, "plans_waiting", "Requests in the queues.")
+        self._workers = gauge(registry, SERVICE, "workers_alive", "Workers heard of lately.")
+
+    def watch(self, view: FleetView, admission: Admission) -> None:
+        """Reads gauges from their owners whenever someone scrapes."""
+        self._in_flight.set_function(lambda: admission.in_flight_count)
+        self._waiting.set_function(lambda: admission.waiting_count)
+        self._workers.set_function(view.alive_count)
+
+    def count_beat(self, outcome: BeatOutcome) -> None:
+        self._beats.labels(outcome.value).inc()
+
+    def count_plan(self, attempt: int, waited_s: float) -> None:
+        self._plans.labels("first" if attempt == 1 else "replacement").inc()
+        if attempt == 1:
+            self._wait.observe(waited_s)
+
+    def observe_first_token(self, seconds: float) -> None:
+        self._first_token.observe(seconds)

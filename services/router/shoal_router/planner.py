@@ -1,0 +1,256 @@
+"""Owns: the pipelines of every model as of now, and which answer a request for a plan gets.
+
+Does not know: the wire. Everything here is synchronous; `refresh` must be called after beats and
+every few hundred milliseconds, so that those who wait see a fleet that changes by silence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shoal.worker.v1 import pipeline_pb2 as pb
+from shoal_common.clock import Clock
+from shoal_common.errors import InvalidRequest, PlanUnavailable, ShoalError, UnknownModel
+from shoal_router.admission import Admission, Ticket
+from shoal_router.errors import (
+    LayersMissing,
+    ModelLoading,
+    NoOtherPipeline,
+    RangesDoNotJoin,
+    RouterStarting,
+)
+from shoal_router.fleet_view import FleetView
+from shoal_router.pipeline import (
+    Costs,
+    Engine,
+    Pipeline,
+    best_family,
+    missing_ranges,
+    pipelines_of,
+)
+
+log = logging.getLogger(__name__)
+
+# Measured layer times are looked at again this often when no engine comes or goes.
+MEASURED_FOR_S = 1.0
+_ON_THE_WAY = (pb.ENGINE_STATE_FETCHING, pb.ENGINE_STATE_LOADING)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerOptions:
+    costs: Costs
+    pipelines_per_model: int = 4
+    plan_wait_s: float = 0.0
+    starting_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What the fleet holds of one model; `missing` is empty when every layer is held."""
+
+    model: str
+    revision: str
+    layer_count: int
+    context_length: int
+    missing: tuple[range, ...]
+    pipeline_count: int
+    worker_count: int
+
+    @property
+    def is_ready(self) -> bool:
+        return self.pipeline_count > 0
+
+
+class Planner:
+    """Joins view, pipelines and admission. Invariant: pipelines name living engines only."""
+
+    def __init__(
+        self, view: FleetView, admission: Admission, clock: Clock, options: PlannerOptions
+    ) -> None:
+        self._view = view
+        self._admission = admission
+        self._clock = clock
+        self._options = options
+        self._started_at_s = clock.monotonic()
+        self._arrivals = 0
+        self._revisions = 0
+        self._engines: dict[str, list[Engine]] = {}
+        self._pipelines: dict[str, tuple[Pipeline, ...]] = {}
+        self._seen_version = -1
+        self._valid_until_s = 0.0
+
+    def open(self, request_id: str, model: str) -> Ticket:
+        """A ticket that runs or waits. Raises UnknownModel, Unavailable or Overloaded."""
+        self.refresh()
+        if model not in self._view.models():
+            raise self._unknown(model)
+        now_s = self._clock.monotonic()
+        self._arrivals += 1
+        ticket = Ticket(request_id, model, self._arrivals, opened_at_s=now_s, served_at_s=now_s)
+        self._enter(ticket)
+        return ticket
+
+    def stage_lost(self, ticket: Ticket, attempt: int, node_id: str, incarnation: str) -> None:
+        """The driver lost a stage: another plan follows, or the ticket fails.
+
+        Says nothing about an attempt that was replaced already. Raises InvalidRequest when the plan
+        has no such stage.
+        """
+        if ticket.pipeline is None or attempt != ticket.attempt:
+            return
+        lost = _stage(ticket.pipeline, node_id, incarnation)
+        ticket.excluded.add(lost.incarnation)
+        ticket.lost_nodes.append(lost.node_id)
+        ticket.served_at_s = self._clock.monotonic()
+        self._view.suspect(lost.node_id, lost.incarnation)
+        self._admission.release(ticket)
+        try:
+            self._enter(ticket)
+        except ShoalError as err:
+            self._admission.fail(ticket, err)
+        self.refresh(force=True)
+
+    def close(self, ticket: Ticket) -> None:
+        """Frees what the ticket holds and lets the next in line have it. Idempotent."""
+        self._admission.leave(ticket)
+        self._admission.grant(ticket.model, self.pipelines(ticket.model))
+
+    def fail(self, ticket: Ticket, error: ShoalError) -> None:
+        self._admission.fail(ticket, error)
+        self.close(ticket)
+
+    def pipelines(self, model: str) -> tuple[Pipeline, ...]:
+        self.refresh()
+        return self._pipelines.get(model, ())
+
+    def all_pipelines(self) -> tuple[Pipeline, ...]:
+        self.refresh()
+        return tuple(p for pipelines in self._pipelines.values() for p in pipelines)
+
+    def refresh(self, *, force: bool = False) -> None:
+        """Looks at the fleet again if it may have changed, and serves those who wait."""
+        is_stale = self._clock.monotonic() >= self._valid_until_s
+        if not (force or is_stale or self._view.version != self._seen_version):
+            return
+        self._look()
+        for model in self._admission.waiting_models():
+            self._serve(model)
+
+    def model_states(self) -> tuple[ModelState, ...]:
+        """Every model that a worker has named in the last minute or so, by name."""
+        self.refresh()
+        return tuple(self._state(model) for model in self._view.models())
+
+    def _look(self) -> None:
+        engines: dict[str, list[Engine]] = {}
+        for engine in self._view.engines():
+            engines.setdefault(engine.model, []).append(engine)
+        self._engines = engines
+        before, self._pipelines = self._pipelines, {}
+        for model, of_model in engines.items():
+            running = before.get(model, ())
+            found = pipelines_of(
+                of_model,
+                self._options.costs,
+                count_max=self._options.pipelines_per_model,
+                running=running,
+            )
+            self._pipelines[model] = tuple(self._numbered(p, running) for p in found)
+        self._seen_version = self._view.version
+        self._valid_until_s = min(
+            self._clock.monotonic() + MEASURED_FOR_S, self._view.next_change_s()
+        )
+
+    def _numbered(self, pipeline: Pipeline, running: Sequence[Pipeline]) -> Pipeline:
+        for old in running:
+            if (
+                old.pipeline_id == pipeline.pipeline_id
+                and old.incarnations == pipeline.incarnations
+            ):
+                return replace(pipeline, revision=old.revision)
+        self._revisions += 1
+        log.info(
+            "pipeline formed",
+            extra={
+                "pipeline_id": pipeline.pipeline_id,
+                "model": pipeline.model,
+                "stages": [f"{s.node_id}@{s.layer_start}:{s.layer_stop}" for s in pipeline.stages],
+            },
+        )
+        return replace(pipeline, revision=self._revisions)
+
+    def _enter(self, ticket: Ticket) -> None:
+        pipelines = self.pipelines(ticket.model)
+        may_wait = self._options.plan_wait_s > 0
+        if not may_wait and not any(ticket.may_use(p) for p in pipelines):
+            raise self._why_not(ticket)
+        self._admission.enter(ticket, pipelines)
+
+    def _serve(self, model: str) -> None:
+        pipelines = self._pipelines.get(model, ())
+        self._admission.grant(model, pipelines)
+        now_s = self._clock.monotonic()
+        for ticket in self._admission.waiting(model):
+            if any(ticket.may_use(p) for p in pipelines):
+                ticket.served_at_s = now_s
+            elif now_s - ticket.served_at_s >= self._options.plan_wait_s:
+                self._admission.fail(ticket, self._why_not(ticket))
+
+    def _unknown(self, model: str) -> ShoalError:
+        uptime_s = self._clock.monotonic() - self._started_at_s
+        if uptime_s < self._options.starting_s:
+            return RouterStarting(model, uptime_s)
+        return UnknownModel(model, self._view.models())
+
+    def _why_not(self, ticket: Ticket) -> ShoalError:
+        """The error that tells an operator what is missing."""
+        model = ticket.model
+        if self._pipelines.get(model):
+            return NoOtherPipeline(model, ticket.lost_nodes)
+        living = self._view.statuses(model)
+        progress = [s.progress_percent for s in living if s.state in _ON_THE_WAY]
+        state = self._state(model)
+        if progress and len(progress) == len(living):
+            return ModelLoading(model, min(progress))
+        if not state.layer_count:
+            return PlanUnavailable(f"no ready worker holds any layer of '{model}': start one")
+        if state.missing:
+            percent = min(progress, default=None)
+            return LayersMissing(model, state.missing, loading_percent=percent)
+        held = [_layers(e) for e in best_family(self._engines.get(model, ()))]
+        return RangesDoNotJoin(model, sorted(set(held), key=lambda r: (r.start, r.stop)))
+
+    def _state(self, model: str) -> ModelState:
+        statuses = self._view.statuses(model, living_only=False)
+        family = best_family(self._engines.get(model, ()))
+        pipelines = self._pipelines.get(model, ())
+        layer_count = (
+            family[0].layer_count if family else max((s.layer_count for s in statuses), default=0)
+        )
+        return ModelState(
+            model=model,
+            revision=family[0].revision if family else next((s.revision for s in statuses), ""),
+            layer_count=layer_count,
+            context_length=min((p.context_length for p in pipelines), default=0)
+            or max((s.context_length for s in statuses), default=0),
+            missing=missing_ranges(map(_layers, family), layer_count),
+            pipeline_count=len(pipelines),
+            worker_count=len({e.node_id for e in family}),
+        )
+
+
+def _layers(engine: Engine) -> range:
+    return range(engine.layer_start, engine.layer_stop)
+
+
+def _stage(pipeline: Pipeline, node_id: str, incarnation: str) -> Engine:
+    """The stage a driver speaks of: by engine process, else by node."""
+    for stage in pipeline.stages:
+        if stage.incarnation == incarnation:
+            return stage
+    for stage in pipeline.stages:
+        if stage.node_id == node_id:
+            return stage
+    raise InvalidRequest(f"the plan has no stage on node '{node_id}'", param="node_id")

@@ -1,0 +1,183 @@
+"""Owns: the router's wire forms. Translation only: decisions are the planner's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+
+from shoal.router.v1 import router_pb2 as pb
+from shoal.router.v1 import router_pb2_grpc
+from shoal.worker.v1 import pipeline_pb2
+from shoal_common.clock import Clock
+from shoal_common.errors import InvalidRequest, ShoalError
+from shoal_router.admission import Ticket
+from shoal_router.fleet_view import FleetView
+from shoal_router.metrics import Metrics
+from shoal_router.pipeline import Pipeline
+from shoal_router.planner import ModelState, Planner
+
+log = logging.getLogger(__name__)
+
+ID_LENGTH_MAX = 256
+
+
+class RouterRpc(router_pb2_grpc.RouterServiceServicer):
+    """One plan stream per generation; its end, however it comes, is the release."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        view: FleetView,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        open_timeout_s: float = 5.0,
+    ) -> None:
+        self._planner = planner
+        self._view = view
+        self._metrics = metrics
+        self._clock = clock
+        self._open_timeout_s = open_timeout_s
+
+    async def Plan(
+        self,
+        request_iterator: AsyncIterator[pb.PlanRequest],
+        context: grpc.aio.ServicerContext[pb.PlanRequest, pb.PlanResponse],
+    ) -> AsyncIterator[pb.PlanResponse]:
+        with self._metrics.requests.observed("Plan"):
+            opening = await self._opening(request_iterator)
+            ticket = self._planner.open(opening.request_id, opening.model)
+            reader = asyncio.create_task(self._listen(request_iterator, ticket))
+            reader.add_done_callback(lambda _: ticket.changed.set())
+            try:
+                async for response in self._tell(ticket, reader):
+                    yield response
+            finally:
+                self._planner.close(ticket)
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+
+    async def ListModels(
+        self,
+        request: pb.ListModelsRequest,
+        context: grpc.aio.ServicerContext[pb.ListModelsRequest, pb.ListModelsResponse],
+    ) -> pb.ListModelsResponse:
+        with self._metrics.requests.observed("ListModels"):
+            return pb.ListModelsResponse(models=map(_model_state, self._planner.model_states()))
+
+    async def GetFleet(
+        self,
+        request: pb.GetFleetRequest,
+        context: grpc.aio.ServicerContext[pb.GetFleetRequest, pb.GetFleetResponse],
+    ) -> pb.GetFleetResponse:
+        with self._metrics.requests.observed("GetFleet"):
+            workers = [
+                pb.FleetWorker(
+                    beat=worker.beat, silent_ms=round(silent_s * 1000), is_alive=is_alive
+                )
+                for worker, silent_s, is_alive in self._view.workers()
+            ]
+            pipelines = map(pipeline_message, self._planner.all_pipelines())
+            return pb.GetFleetResponse(workers=workers, pipelines=pipelines)
+
+    async def _opening(self, requests: AsyncIterator[pb.PlanRequest]) -> pb.PlanOpen:
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                first = await anext(aiter(requests), None)
+        except TimeoutError as err:
+            raise InvalidRequest(
+                f"a plan stream must open with a PlanOpen within {self._open_timeout_s} s"
+            ) from err
+        if first is None or first.WhichOneof("event") != "open":
+            raise InvalidRequest("the first message of a plan stream must be PlanOpen")
+        if not 0 < len(first.open.model) <= ID_LENGTH_MAX:
+            raise InvalidRequest(f"model must have 1 to {ID_LENGTH_MAX} characters", param="model")
+        if len(first.open.request_id) > ID_LENGTH_MAX:
+            raise InvalidRequest(f"request_id is over {ID_LENGTH_MAX} characters", "request_id")
+        return first.open
+
+    async def _listen(self, requests: AsyncIterator[pb.PlanRequest], ticket: Ticket) -> None:
+        """Takes in what the driver says until it closes its side."""
+        has_first_token = False
+        async for request in requests:
+            if request.HasField("stage_lost"):
+                lost = request.stage_lost
+                self._stage_lost(ticket, lost)
+            elif request.HasField("progress"):
+                first_token_ms = request.progress.time_to_first_token_ms
+                if first_token_ms and not has_first_token:
+                    has_first_token = True
+                    self._metrics.observe_first_token(first_token_ms / 1000)
+            else:
+                error = InvalidRequest("an open plan stream takes stage_lost and progress")
+                self._planner.fail(ticket, error)
+
+    def _stage_lost(self, ticket: Ticket, lost: pb.StageLost) -> None:
+        log.info("stage lost", extra={"request_id": ticket.request_id, "node_id": lost.node_id})
+        try:
+            self._planner.stage_lost(ticket, lost.attempt, lost.node_id, lost.incarnation)
+        except ShoalError as err:
+            self._planner.fail(ticket, err)
+
+    async def _tell(
+        self, ticket: Ticket, reader: asyncio.Task[None]
+    ) -> AsyncIterator[pb.PlanResponse]:
+        """Every plan, and every place in the queue on the way to it, until the driver closes."""
+        told_attempt = told_position = 0
+        while not reader.done():
+            if ticket.error is not None:
+                raise ticket.error
+            if ticket.pipeline is not None and ticket.attempt != told_attempt:
+                told_attempt, told_position = ticket.attempt, 0
+                waited_s = self._clock.monotonic() - ticket.opened_at_s
+                self._metrics.count_plan(ticket.attempt, waited_s)
+                plan = pb.Plan(attempt=ticket.attempt, pipeline=pipeline_message(ticket.pipeline))
+                yield pb.PlanResponse(plan=plan)
+            elif ticket.position and ticket.position != told_position:
+                told_position = ticket.position
+                yield pb.PlanResponse(queued=pb.QueuePosition(position=told_position))
+            else:
+                await ticket.changed.wait()
+                ticket.changed.clear()
+        reader.result()
+
+
+def pipeline_message(pipeline: Pipeline) -> pipeline_pb2.Pipeline:
+    first = pipeline.stages[0]
+    return pipeline_pb2.Pipeline(
+        pipeline_id=pipeline.pipeline_id,
+        revision=pipeline.revision,
+        model=first.model,
+        model_revision=first.revision,
+        stages=[
+            pipeline_pb2.PipelineStage(
+                node_id=stage.node_id,
+                incarnation=stage.incarnation,
+                layer_start=stage.layer_start,
+                layer_stop=stage.layer_stop,
+                locator=stage.locator,
+            )
+            for stage in pipeline.stages
+        ],
+        block_size_tokens=first.block_size_tokens,
+        context_length=pipeline.context_length,
+    )
+
+
+def _model_state(state: ModelState) -> pb.ModelState:
+    return pb.ModelState(
+        model=state.model,
+        revision=state.revision,
+        layer_count=state.layer_count,
+        is_ready=state.is_ready,
+        layers_missing=[
+            pipeline_pb2.LayerRange(layer_start=layers.start, layer_stop=layers.stop)
+            for layers in state.missing
+        ],
+        context_length=state.context_length,
+        pipeline_count=state.pipeline_count,
+        worker_count=state.worker_count,
+    )

@@ -1,0 +1,46 @@
+"""Owns: the router's options. The only file of the service that sees the environment."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from shoal_common.settings import ServiceSettings
+
+
+class Settings(ServiceSettings, service="router"):
+    """Options of the router, `SHOAL_ROUTER_*`."""
+
+    heartbeat_timeout_s: float = Field(default=3.0, gt=0, le=600)
+    """A worker silent for longer is left out of new plans."""
+    forget_after_s: float = Field(default=60.0, gt=0, le=86400)
+    """A worker silent for longer is no longer shown as part of the fleet."""
+    suspect_s: float = Field(default=3.0, ge=0, le=600)
+    """Time for which an engine that a driver has lost is left out of all plans."""
+    node_count_max: int = Field(default=1024, ge=1, le=65536)
+    """Workers remembered at most; beats of further ones are refused and counted."""
+    pipelines_per_model: int = Field(default=4, ge=1, le=64)
+    """Pipelines kept per model at most; they share no engine."""
+    in_flight_max: int = Field(default=32, ge=1, le=65536)
+    """Plans that one pipeline carries at once; further requests wait."""
+    waiting_max: int = Field(default=256, ge=0, le=65536)
+    """Requests that wait for one model at most; further ones are refused."""
+    plan_wait_s: float = Field(default=0.0, ge=0, le=3600)
+    """How long a request waits for missing layers to appear before it fails; 0 fails at once."""
+    open_timeout_s: float = Field(default=5.0, gt=0, le=600)
+    """Time in which a plan stream must say what it wants."""
+    tick_s: float = Field(default=0.25, gt=0, le=10)
+    """How often the fleet is looked at while no beat arrives."""
+    layer_time_us: int = Field(default=2000, ge=1)
+    """Assumed time of one layer and step where no engine of the model has measured any."""
+    link_us: int = Field(default=1000, ge=0)
+    """Assumed cost of a hop between two nodes."""
+    local_link_us: int = Field(default=200, ge=0)
+    """Assumed cost of a hop between two engines of one node."""
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.forget_after_s < self.heartbeat_timeout_s:
+            raise ValueError("forget_after_s must not be below heartbeat_timeout_s")
+        return self
