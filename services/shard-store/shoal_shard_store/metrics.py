@@ -15,9 +15,6 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = RequestMetrics(registry, _SERVICE)
         self.bytes_served = counter(registry, _SERVICE, "served_bytes", "Blob bytes sent.")
-        self.bytes_imported = counter(
-            registry, _SERVICE, "imported_bytes", "Bytes of models imported."
-        )
         self.blobs_corrupt = counter(
             registry, _SERVICE, "corrupt_reads", "Reads refused because the blob is in quarantine."
         )

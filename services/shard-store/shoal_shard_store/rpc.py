@@ -51,7 +51,6 @@ class ShardStoreRpc(pb_grpc.ShardStoreServiceServicer):
             async with aclosing(self._importer.run(folder, request.model)) as steps:
                 async for progress in steps:
                     yield _progress(progress)
-            metrics.bytes_imported.inc(progress.bytes_done)
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: _Context
