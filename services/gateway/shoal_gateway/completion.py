@@ -21,9 +21,10 @@ from typing import Any
 
 from shoal.common.v1 import chat_pb2
 from shoal.router.v1 import router_pb2
-from shoal.worker.v1 import stage_pb2
+from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
 from shoal_common.errors import (
+    Cancelled,
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
@@ -168,8 +169,7 @@ class Completer:
         if plan.pipeline.model_revision != prepared.revision:
             raise ModelReplaced(prepared.model)
         request = _generate_request(prepared, plan, reply)
-        locator = plan.pipeline.stages[0].locator
-        async with aclosing(self._stages.generate(locator, request)) as responses:
+        async with aclosing(self._stages.generate(_head(plan).locator, request)) as responses:
             cached_tokens = 0
             async for response in responses:
                 kind = response.WhichOneof("event")
@@ -180,18 +180,22 @@ class Completer:
                     _check_order(plan, response.tokens, reply)
                     if delta := reply.feed(response.tokens):
                         yield delta
+                elif kind == "text":
+                    raise StageFailed(_head(plan).node_id, "it speaks text, not token ids")
                 if kind == "finished" or reply.is_stopped:
                     if delta := reply.flush():
                         yield delta
                     yield _finished(prepared, reply, response, cached_tokens)
                     return
-        raise StageFailed(plan.pipeline.stages[0].node_id, "the stream ended without a finish")
+        raise StageFailed(_head(plan).node_id, "the stream ended without a finish")
 
     async def _replan(
         self, plans: PlanStream, lost: router_pb2.Plan, error: ShoalError
     ) -> router_pb2.Plan:
         """Step 5. Returns the next plan, or raises `error` where there is none."""
-        head = lost.pipeline.stages[0]
+        head = _head(lost)
+        if isinstance(error, Cancelled):
+            error = StageFailed(head.node_id, "it gave the request up")
         is_lost = not isinstance(error, InvalidRequest | Overloaded | ModelReplaced)
         if not is_lost or lost.attempt >= self._limits.attempts_max:
             raise error
@@ -241,6 +245,10 @@ def _template_message(message: Message) -> dict[str, Any]:
     return fields
 
 
+def _head(plan: router_pb2.Plan) -> pipeline_pb2.PipelineStage:
+    return plan.pipeline.stages[0]
+
+
 def _plan_open(prepared: Prepared) -> router_pb2.PlanOpen:
     return router_pb2.PlanOpen(
         request_id=prepared.request_id,
@@ -270,7 +278,7 @@ def _generate_request(
 def _check_order(plan: router_pb2.Plan, delta: stage_pb2.TokensDelta, reply: Reply) -> None:
     if delta.first_position > len(reply.ids):
         raise StageFailed(
-            plan.pipeline.stages[0].node_id,
+            _head(plan).node_id,
             f"position {delta.first_position} came after {len(reply.ids)} tokens",
         )
 

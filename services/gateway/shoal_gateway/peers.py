@@ -98,7 +98,7 @@ class GrpcPlanStream:
 
 class GrpcRouter:
     def __init__(self, channel: RpcChannel, timeout_s: float) -> None:
-        self._stub: Any = router_pb2_grpc.RouterServiceStub(channel.channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = router_pb2_grpc.RouterServiceStub(channel.channel)
         self._timeout_s = timeout_s
 
     async def list_models(self) -> tuple[router_pb2.ModelState, ...]:
@@ -125,7 +125,7 @@ class GrpcStages:
         self, locator: str, request: stage_pb2.GenerateRequest
     ) -> AsyncGenerator[stage_pb2.GenerateResponse, None]:
         channel = await self._acquire(locator)
-        stub: Any = stage_pb2_grpc.StageServiceStub(channel.channel)  # type: ignore[no-untyped-call]
+        stub: Any = stage_pb2_grpc.StageServiceStub(channel.channel)
         call = stub.Generate(request)
         try:
             while True:
@@ -161,7 +161,7 @@ class GrpcStages:
 
 class GrpcShardStore:
     def __init__(self, channel: RpcChannel, timeout_s: float) -> None:
-        self._stub: Any = shard_store_pb2_grpc.ShardStoreServiceStub(channel.channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = shard_store_pb2_grpc.ShardStoreServiceStub(channel.channel)
         self._timeout_s = timeout_s
 
     async def read_manifest(self, model: str, revision: str) -> bytes:

@@ -73,7 +73,7 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
     """Says `reply_ids`, one token a delta, then the stop id.
 
     fail_at: positions at which an attempt raises, one for each attempt. hold: the position before
-    which it waits for ever.
+    which it waits for ever. skips: positions left out at the start.
     """
 
     def __init__(self) -> None:
@@ -81,6 +81,7 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
         self.fail_at: list[int] = []
         self.hold: int | None = None
         self.finishes = True
+        self.skips = 0
         self.requests: list[Any] = []
         self.is_holding = asyncio.Event()
         self.is_cancelled = asyncio.Event()
@@ -98,7 +99,7 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
         yield stage_pb2.GenerateResponse(admitted=stage_pb2.Admitted(cached_token_count=3))
         fail_at = self.fail_at.pop(0) if self.fail_at else None
         # A replay repeats its last token, as a head may.
-        start = max(0, len(request.generated.ids) - 1)
+        start = max(0, len(request.generated.ids) - 1) + self.skips
         ids = [*self.reply_ids, STOP_ID][: request.max_tokens]
         for position in range(start, len(ids)):
             if position == fail_at:

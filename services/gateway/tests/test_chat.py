@@ -13,6 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from shoal_common.errors import Overloaded, PlanUnavailable
+from shoal_gateway.reply import Reply
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
 KEY = "k" * 64
@@ -210,6 +211,23 @@ async def test_a_head_that_dies_ends_in_an_error_event(fleet: Any) -> None:
 async def test_a_head_that_ends_without_finishing_is_an_error(fleet: Any) -> None:
     fleet.stage.finishes = False
     assert error_of(await stream_events(fleet.url))["code"] == "stage_failed"
+
+
+async def test_a_gap_in_the_positions_is_an_error(fleet: Any) -> None:
+    fleet.stage.skips = 1
+    assert error_of(await stream_events(fleet.url))["code"] == "stage_failed"
+
+
+async def test_a_fault_inside_a_stream_is_an_event_too(
+    fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(self: Reply, delta: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Reply, "feed", fault)
+    error = error_of(await stream_events(fleet.url))
+    assert error["code"] == "internal"
+    await fleet.router.is_closed.wait()
 
 
 async def test_a_silent_head_is_given_up(start_fleet: Any) -> None:

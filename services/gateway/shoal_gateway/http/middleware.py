@@ -5,7 +5,6 @@ The one place where a ShoalError becomes an HTTP status.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -20,6 +19,7 @@ from shoal_gateway import limits
 from shoal_gateway.auth import KeyCheck
 from shoal_gateway.dialects.openai_render import error_object
 from shoal_gateway.errors import UnknownRoute, WrongMethod
+from shoal_gateway.http import sse
 from shoal_gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 REQUEST_ID = web.RequestKey("request_id", str)
-# How an answer ended where its HTTP status cannot say: an error inside a stream.
-OUTCOME = web.RequestKey("outcome", str)
+# The stream of server-sent events that has begun: its status is out, so errors become events.
+STREAM = web.RequestKey("stream", web.StreamResponse)
+FAILED = web.RequestKey("failed", bool)
+# Never seen by anyone: the client has gone.
+CLIENT_GONE_STATUS = 499
 
 
 def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Middleware]:
@@ -44,8 +47,11 @@ def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Mid
         try:
             with shoal_log.bind(request_id=request_id):
                 response = await handler(request)
-            outcome = request.get(OUTCOME, _outcome(response.status))
+            outcome = "failed" if request.get(FAILED) else _outcome(response.status)
             return response
+        except ConnectionError:
+            # The client left between two writes; its task was not yet cancelled.
+            return web.Response(status=CLIENT_GONE_STATUS)
         finally:
             metrics.in_flight.dec()
             duration_s = clock.monotonic() - started_at
@@ -62,17 +68,30 @@ def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Mid
                 keys.require(request.headers)
             return await handler(request)
         except ShoalError as err:
-            return error_response(err)
+            return await _answer(request, err)
         except web.HTTPException as err:
             return error_response(_translate(err, request), err.headers.get("Allow"))
-        except asyncio.CancelledError:
+        except ConnectionError:
             raise
         # The outermost loop of a request's task.
         except Exception:
             log.exception("request failed")
-            return error_response(Internal("an internal error; the gateway's log has the details"))
+            fault = Internal("an internal error; the gateway's log has the details")
+            return await _answer(request, fault)
 
     return [observe, answer_errors]
+
+
+async def _answer(request: web.Request, error: ShoalError) -> web.StreamResponse:
+    """An error before the first byte has its own status; a later one is the stream's last event."""
+    stream: web.StreamResponse | None = request.get(STREAM)
+    if stream is None:
+        return error_response(error)
+    request[FAILED] = True
+    log.warning("stream failed", extra={"reason": error.reason})
+    await stream.write(sse.data_event(error_object(error)))
+    await stream.write_eof()
+    return stream
 
 
 def error_response(error: ShoalError, allow: str | None = None) -> web.Response:

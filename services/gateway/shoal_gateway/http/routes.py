@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,15 +17,13 @@ from shoal_common.errors import Internal, ShoalError, UnknownModel
 from shoal_gateway import limits
 from shoal_gateway.completion import Completer, Prepared
 from shoal_gateway.dialects import openai_chat
-from shoal_gateway.dialects.openai_render import ChatRenderer, error_object
+from shoal_gateway.dialects.openai_render import ChatRenderer
 from shoal_gateway.errors import MalformedBody
 from shoal_gateway.http import sse
-from shoal_gateway.http.middleware import OUTCOME, REQUEST_ID, body_too_large
+from shoal_gateway.http.middleware import REQUEST_ID, STREAM, body_too_large
 from shoal_gateway.metrics import Metrics, observed
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.task import Event, Finished, Queued, TextDelta
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,28 +113,22 @@ class Routes:
     async def _stream(
         self, request: web.Request, renderer: ChatRenderer, events: AsyncGenerator[Event, None]
     ) -> web.StreamResponse:
-        """An error before the first byte keeps its status; a later one becomes an event."""
+        """An error is the middleware's to answer, before the first byte and after it."""
         response = web.StreamResponse(headers=sse.HEADERS)
         first = sse.data_event(renderer.first_chunk())
         async with aclosing(sse.with_pauses(events, self.keep_alive_s)) as paced:
-            try:
-                async for event in paced:
-                    if isinstance(event, Queued):
-                        continue
-                    if not response.prepared:
-                        await response.prepare(request)
-                    if event is None:
-                        await response.write(sse.KEEP_ALIVE)
-                        continue
-                    if data := first + _rendered(renderer, event):
-                        await response.write(data)
-                    first = b""
-            except ShoalError as err:
+            async for event in paced:
+                if isinstance(event, Queued):
+                    continue
                 if not response.prepared:
-                    raise
-                request[OUTCOME] = "failed"
-                log.warning("stream failed", extra={"reason": err.reason})
-                await response.write(sse.data_event(error_object(err)))
+                    await response.prepare(request)
+                    request[STREAM] = response
+                if event is None:
+                    await response.write(sse.KEEP_ALIVE)
+                    continue
+                if data := first + _rendered(renderer, event):
+                    await response.write(data)
+                first = b""
         await response.write_eof()
         return response
 
