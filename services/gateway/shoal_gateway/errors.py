@@ -7,6 +7,8 @@ InvalidRequest
 Unavailable
 ├── NoModelReady       `auto`, and nothing is ready
 ├── ModelReplaced      a new revision came between tokenising and planning
+├── PeerRefused        another service does not take our fleet token
+├── PeerUnreachable    another service's connection broke, or was never there
 └── StageSilent        nothing came from the head for too long
 """
 
@@ -73,3 +75,22 @@ class StageSilent(Unavailable):
 
     def __init__(self, idle_timeout_s: float) -> None:
         super().__init__(f"the workers sent nothing for {idle_timeout_s:g} s; try again")
+
+
+class PeerRefused(Unavailable):
+    """The fleet's services do not share one token: its operator must act, not the client."""
+
+    reason = "PEER_REFUSED"
+    retryable = False
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"{peer} refused the gateway's fleet token; tell the fleet's operator")
+
+
+class PeerUnreachable(Unavailable):
+    """No connection to another service."""
+
+    reason = "PEER_UNREACHABLE"
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"{peer} cannot be reached now; try again")

@@ -7,19 +7,46 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+import grpc
 
 from shoal.router.v1 import router_pb2, router_pb2_grpc
 from shoal.shard_store.v1 import shard_store_pb2, shard_store_pb2_grpc
 from shoal.worker.v1 import stage_pb2, stage_pb2_grpc
-from shoal_common.errors import Unavailable
+from shoal_common.errors import Unauthenticated, Unavailable
 from shoal_common.rpc import RpcChannel, address_of, translated
-from shoal_gateway.errors import StageSilent
+from shoal_gateway.errors import PeerRefused, PeerUnreachable, StageSilent
 
 STAGE_CHANNELS_MAX = 64
 FILE_SIZE_BYTES_MAX = 256 * 1024 * 1024
+
+
+@contextmanager
+def _asking(peer: str) -> Iterator[None]:
+    """Calls inside raise ShoalError, and none that a client would take for its own fault.
+
+    What gRPC itself says of a broken connection holds addresses; clients get a plain sentence.
+    """
+    try:
+        with translated():
+            yield
+    except Unauthenticated as err:
+        raise PeerRefused(peer) from err
+    except Unavailable as err:
+        if _comes_from_peer(err.__cause__):
+            raise
+        raise PeerUnreachable(peer) from err
+
+
+def _comes_from_peer(cause: BaseException | None) -> bool:
+    """True when the other side wrote the error, not the connection."""
+    if not isinstance(cause, grpc.aio.AioRpcError):
+        return False
+    return any(key == "grpc-status-details-bin" for key, _ in cause.trailing_metadata() or ())
 
 
 class PlanStream(Protocol):
@@ -78,7 +105,7 @@ class GrpcPlanStream:
         self._call.cancel()
 
     async def next(self) -> router_pb2.PlanResponse:
-        with translated():
+        with _asking("the router"):
             response = await self._call.read()
         if not isinstance(response, router_pb2.PlanResponse):
             raise Unavailable("the router ended the plan; try again")
@@ -89,7 +116,7 @@ class GrpcPlanStream:
 
     async def _write(self, request: router_pb2.PlanRequest) -> None:
         try:
-            with translated():
+            with _asking("the router"):
                 await self._call.write(request)
         except asyncio.InvalidStateError:
             # The router has answered with an error already: `next` tells which.
@@ -102,7 +129,7 @@ class GrpcRouter:
         self._timeout_s = timeout_s
 
     async def list_models(self) -> tuple[router_pb2.ModelState, ...]:
-        with translated():
+        with _asking("the router"):
             answer = await self._stub.ListModels(
                 router_pb2.ListModelsRequest(), timeout=self._timeout_s
             )
@@ -130,7 +157,7 @@ class GrpcStages:
         try:
             while True:
                 try:
-                    with translated():
+                    with _asking("a worker"):
                         async with asyncio.timeout(self._idle_timeout_s):
                             event = await call.read()
                 except TimeoutError as err:
@@ -166,7 +193,7 @@ class GrpcShardStore:
 
     async def read_manifest(self, model: str, revision: str) -> bytes:
         request = shard_store_pb2.GetManifestRequest(model=model, revision=revision)
-        with translated():
+        with _asking("the shard store"):
             answer = await self._stub.GetManifest(request, timeout=self._timeout_s)
         return bytes(answer.manifest_json)
 
@@ -177,7 +204,7 @@ class GrpcShardStore:
         data = bytearray()
         call = self._stub.ReadBlob(request, timeout=self._timeout_s)
         try:
-            with translated():
+            with _asking("the shard store"):
                 async for part in call:
                     data += part.data
         finally:

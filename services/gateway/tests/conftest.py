@@ -49,6 +49,7 @@ class FakeShardStore(shard_store_pb2_grpc.ShardStoreServiceServicer):
     def __init__(self) -> None:
         self.files = model_files()
         self.manifest_reads = 0
+        self.corrupt = False
 
     async def GetManifest(self, request: Any, context: Any) -> Any:
         self.manifest_reads += 1
@@ -63,6 +64,8 @@ class FakeShardStore(shard_store_pb2_grpc.ShardStoreServiceServicer):
 
     async def ReadBlob(self, request: Any, context: Any) -> AsyncIterator[Any]:
         data = next(d for d in self.files.values() if blake3(d).hexdigest() == request.digest)
+        if self.corrupt:
+            data = data[:-1] + b"x"
         for start in range(0, len(data), 65536):
             yield shard_store_pb2.ReadBlobResponse(
                 offset_bytes=start, data=data[start : start + 65536]
@@ -190,7 +193,9 @@ class Fleet:
     router: FakeRouter
     stage: FakeStage
     store: FakeShardStore
+    router_server: RpcServer
     stage_server: RpcServer
+    store_server: RpcServer
     tokens: ModelTokens = field(repr=False)
 
     def says(self, text: str) -> None:
@@ -224,7 +229,7 @@ def start_fleet(tmp_path: Path, demo_tokens: ModelTokens) -> StartFleet:
         )
         try:
             async with running(configured) as (address, _):
-                fleet = Fleet(f"http://{address}", router, stage, store, servers[1], demo_tokens)
+                fleet = Fleet(f"http://{address}", router, stage, store, *servers, demo_tokens)
                 fleet.says("hello")
                 yield fleet
         finally:
