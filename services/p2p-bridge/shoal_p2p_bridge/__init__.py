@@ -1,0 +1,4 @@
+"""Owns identity, invites, discovery, gossip, sealed tunnels between fleets, trust.
+
+Does not know layers, the rules of money.
+"""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,7 @@ class Agent:
     ) -> None:
         self.node_id = node_id
         self.locator = ""
-        self.on_change = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self._incarnation = incarnation
         self._settings = settings
         self._token = settings.fleet.secret_token()

@@ -358,7 +358,7 @@ class Head:
                 continue
             generation.accept(row)
             self._metrics.tokens.inc(row.HasField("token"))
-            if generation.phase is Phase.ENDED:
+            if not self._is_running(generation.key):
                 self._core.detach(generation.key)
                 self._admission.set()
         self._launch(run)
