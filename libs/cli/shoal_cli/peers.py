@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shoal.router.v1 import router_pb2, router_pb2_grpc
 from shoal.shard_store.v1 import shard_store_pb2, shard_store_pb2_grpc
@@ -28,7 +29,7 @@ async def import_model(
     peer = RpcChannel(address, token=token)
     is_complete = False
     try:
-        stub = shard_store_pb2_grpc.ShardStoreServiceStub(peer.channel)
+        stub: Any = shard_store_pb2_grpc.ShardStoreServiceStub(peer.channel)
         with translated():
             async for message in stub.ImportModel(request, timeout=_IMPORT_TIMEOUT_S):
                 progress(message.bytes_done, message.bytes_total)
@@ -43,7 +44,7 @@ async def get_fleet(address: str, token: str) -> router_pb2.GetFleetResponse:
     """Workers and pipelines as the router sees them. Raises ShoalError."""
     peer = RpcChannel(address, token=token)
     try:
-        stub = router_pb2_grpc.RouterServiceStub(peer.channel)
+        stub: Any = router_pb2_grpc.RouterServiceStub(peer.channel)
         with translated():
             response: router_pb2.GetFleetResponse = await stub.GetFleet(
                 router_pb2.GetFleetRequest(), timeout=_LOOK_TIMEOUT_S
@@ -57,7 +58,7 @@ async def list_models(address: str, token: str) -> router_pb2.ListModelsResponse
     """Models in the beats of the workers. Raises ShoalError."""
     peer = RpcChannel(address, token=token)
     try:
-        stub = router_pb2_grpc.RouterServiceStub(peer.channel)
+        stub: Any = router_pb2_grpc.RouterServiceStub(peer.channel)
         with translated():
             response: router_pb2.ListModelsResponse = await stub.ListModels(
                 router_pb2.ListModelsRequest(), timeout=_LOOK_TIMEOUT_S

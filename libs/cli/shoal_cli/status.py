@@ -11,7 +11,7 @@ import psutil
 from rich.table import Table
 
 from shoal.router.v1 import router_pb2
-from shoal.worker.v1 import worker_pb2
+from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import peers
 from shoal_common.errors import DeadlineExceeded, Unavailable
 
@@ -89,9 +89,9 @@ def fleet_table(fleet: router_pb2.GetFleetResponse) -> Table:
     return table
 
 
-def _engine_cells(engine: worker_pb2.EngineStatus) -> tuple[str, ...]:
-    name = worker_pb2.EngineState.Name(engine.state).removeprefix("ENGINE_STATE_").lower()
-    if engine.state in (worker_pb2.ENGINE_STATE_FETCHING, worker_pb2.ENGINE_STATE_LOADING):
+def _engine_cells(engine: pipeline_pb2.EngineStatus) -> tuple[str, ...]:
+    name = pipeline_pb2.EngineState.Name(engine.state).removeprefix("ENGINE_STATE_").lower()
+    if engine.state in (pipeline_pb2.ENGINE_STATE_FETCHING, pipeline_pb2.ENGINE_STATE_LOADING):
         name = f"{name} {engine.progress_percent} %"
     used = engine.kv_blocks_total - engine.kv_blocks_free
     return (

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from shoal.worker.v1 import worker_pb2
+from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import client, fleet, peers, pids, secrets_file
 from shoal_cli.errors import ProgramMissing, StartFailed
 from shoal_cli.fleet import Fleet, Ports, UpOptions
@@ -193,10 +193,10 @@ class _Start:
                 self._show_engine(worker.beat.node_id, engine)
         return {model.model for model in models.models if model.is_ready}
 
-    def _show_engine(self, node_id: str, engine: worker_pb2.EngineStatus) -> None:
+    def _show_engine(self, node_id: str, engine: pipeline_pb2.EngineStatus) -> None:
         layers = f"{engine.layer_start}:{engine.layer_stop}"
         what = f"load {engine.model} {layers} on {node_id}"
-        if engine.state == worker_pb2.ENGINE_STATE_FAILED:
+        if engine.state == pipeline_pb2.ENGINE_STATE_FAILED:
             raise StartFailed(f"{engine.model} {layers} on {node_id}", engine.detail)
-        is_ready = engine.state == worker_pb2.ENGINE_STATE_READY
+        is_ready = engine.state == pipeline_pb2.ENGINE_STATE_READY
         self._terminal.advance(what, 100 if is_ready else min(engine.progress_percent, 99), 100)

@@ -1,0 +1,151 @@
+"""What `up` starts, as tables of options and settings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shoal_cli import fleet
+from shoal_cli.errors import BadOptions, ModelFolderMissing
+from shoal_cli.fleet import Fleet, ModelFolder, Ports, UpOptions
+
+BIG = ModelFolder("big", Path("/models/big"), 7)
+SMALL = ModelFolder("small", Path("/other/small"), 2)
+
+
+def plan(**changes: object) -> Fleet:
+    known: dict[str, object] = {"data_dir": Path("/data"), "port": 8800, "models": (BIG,)}
+    options = UpOptions(**{**known, **changes})  # type: ignore[arg-type]
+    return fleet.plan_fleet(options, Ports(1, 2, 3), Path("/bin/nats-server"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "workers", "ranges"),
+    [
+        (6, 1, [(0, 6)]),
+        (6, 2, [(0, 3), (3, 6)]),
+        (7, 3, [(0, 3), (3, 5), (5, 7)]),
+        (3, 3, [(0, 1), (1, 2), (2, 3)]),
+    ],
+)
+def test_layers_are_divided_evenly(
+    layers: int, workers: int, ranges: list[tuple[int, int]]
+) -> None:
+    assert fleet.layer_ranges(layers, workers) == ranges
+
+
+def test_more_workers_than_layers_cannot_split() -> None:
+    with pytest.raises(BadOptions, match=r"2 layers .* 3 workers: use --workers 2"):
+        plan(models=(SMALL,), worker_count=3, is_split=True)
+
+
+@pytest.mark.parametrize(
+    ("worker_count", "is_split", "loads"),
+    [
+        (1, False, ["big,small"]),
+        (2, False, ["big,small", "big,small"]),
+        (2, True, ["big@0:4,small@0:1", "big@4:7,small@1:2"]),
+    ],
+)
+def test_worker_loads(worker_count: int, is_split: bool, loads: list[str]) -> None:
+    made = plan(models=(BIG, SMALL), worker_count=worker_count, is_split=is_split)
+    assert [worker.settings["SHOAL_WORKER_GPU_LOAD"] for worker in made.workers] == loads
+
+
+def test_order_and_names() -> None:
+    names = [spec.name for spec in plan(worker_count=2).specs]
+    assert names == ["nats", "shard-store", "router", "worker-1", "worker-2", "gateway"]
+
+
+def test_gateway_knows_the_ports_of_the_others() -> None:
+    made = plan(port=9000)
+    own = {key: value for key, value in made.gateway.settings.items() if "_GATEWAY_" in key}
+    assert own == {
+        "SHOAL_GATEWAY_LISTEN_HOST": "127.0.0.1",
+        "SHOAL_GATEWAY_LISTEN_PORT": "9000",
+        "SHOAL_GATEWAY_SHARD_STORE_ADDRESS": "127.0.0.1:2",
+        "SHOAL_GATEWAY_ROUTER_ADDRESS": "127.0.0.1:3",
+        "SHOAL_GATEWAY_READY_FILE": "/data/run/gateway.ready.json",
+    }
+    assert made.router.settings["SHOAL_ROUTER_LISTEN_ADDRESS"] == "127.0.0.1:3"
+    assert made.shard_store.settings["SHOAL_SHARD_STORE_LISTEN_ADDRESS"] == "127.0.0.1:2"
+
+
+def test_every_service_finds_broker_token_and_data() -> None:
+    for spec in plan().specs[1:]:
+        assert spec.settings["SHOAL_NATS_URL"] == "nats://127.0.0.1:1"
+        assert spec.settings["SHOAL_FLEET_TOKEN_FILE"] == "/data/fleet_token"
+        assert spec.settings["SHOAL_DATA_DIR"] == "/data"
+
+
+def test_secrets_are_in_no_settings_and_no_arguments() -> None:
+    for spec in plan().specs:
+        assert not any(key.endswith(("_TOKEN", "_API_KEY")) for key in spec.settings)
+
+
+def test_store_may_read_only_the_folders_of_the_models() -> None:
+    settings = plan(models=(BIG, SMALL)).shard_store.settings
+    assert json.loads(settings["SHOAL_SHARD_STORE_IMPORT_ROOTS"]) == ["/models", "/other"]
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 2, "4"), (2, 4, "1"), (1, 1, "1")])
+def test_workers_share_the_cores(cores: int, workers: int, threads: str) -> None:
+    made = plan(core_count=cores, worker_count=workers)
+    assert {spec.settings["SHOAL_WORKER_GPU_THREADS"] for spec in made.workers} == {threads}
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "level"), [(0, "warning"), (1, "info"), (2, "debug"), (5, "debug")]
+)
+def test_verbosity_sets_the_log_level(verbosity: int, level: str) -> None:
+    assert plan(verbosity=verbosity).router.settings["SHOAL_LOG_LEVEL"] == level
+
+
+def test_config_file_is_handed_to_services_not_to_the_broker() -> None:
+    made = plan(config=Path("/etc/shoal.toml"))
+    assert made.nats.argv == ("/bin/nats-server", "-c", "/data/run/nats.conf")
+    for spec in made.specs[1:]:
+        assert spec.argv[-2:] == ("--config", "/etc/shoal.toml")
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ((), "no model"),
+        ((BIG, ModelFolder("big", Path("/b/big"), 1)), "same name: big, big"),
+        ((ModelFolder("a@b", Path("/a@b"), 1),), "a@b"),
+    ],
+)
+def test_models_that_cannot_be_served(models: tuple[ModelFolder, ...], message: str) -> None:
+    with pytest.raises(BadOptions, match=message):
+        plan(models=models)
+
+
+def test_model_folder_is_read_from_its_config(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 4}')
+    assert fleet.read_model_folder(folder) == ModelFolder("tiny", folder, 4)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"num_hidden_layers": 0}'])
+def test_config_without_layers_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(BadOptions, match=r"config\.json"):
+        fleet.read_model_folder(tmp_path)
+
+
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderMissing, match="--model PATH"):
+        fleet.read_model_folder(tmp_path)
+
+
+def test_shipped_model_is_there() -> None:
+    assert fleet.read_model_folder(fleet.shipped_model()).name == "heavyweight"
+
+
+def test_broker_listens_on_loopback_and_wants_the_token() -> None:
+    assert fleet.nats_config(4222, "secret").splitlines()[:2] == [
+        'listen: "127.0.0.1:4222"',
+        'authorization { token: "secret" }',
+    ]

@@ -1,0 +1,24 @@
+"""Options win over the environment, and our own variable reaches no service."""
+
+from pathlib import Path
+
+from shoal_cli import settings
+
+
+def test_option_wins_over_environment_over_default() -> None:
+    environment = {"SHOAL_DATA_DIR": "/from/environment"}
+    assert settings.load(Path("/from/option"), environment).data_dir == Path("/from/option")
+    assert settings.load(None, environment).data_dir == Path("/from/environment")
+    assert settings.load(None, {}).data_dir == Path.home() / ".local/share/shoal"
+
+
+def test_api_key_is_kept_from_child_processes() -> None:
+    own = settings.load(None, {"SHOAL_API_KEY": "k", "PATH": "/bin"})
+    assert own.api_key == "k"
+    assert own.environment == {"PATH": "/bin"}
+
+
+def test_missing_key_file_is_no_key(tmp_path: Path) -> None:
+    assert settings.read_key(tmp_path) == ""
+    (tmp_path / "api_key").write_text("abc\n")
+    assert settings.read_key(tmp_path) == "abc"
