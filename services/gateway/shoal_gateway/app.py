@@ -54,15 +54,16 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         settings.api_key.get_secret_value() or load_or_create_key(settings.fleet.data_dir)
     )
     async with AsyncExitStack() as stack:
+        # First of all: gRPC does not like to be forked.
+        renderer = TemplateRenderer(settings.template_workers, settings.template_timeout_s)
+        stack.push_async_callback(renderer.close)
+        await renderer.start()
         router_channel = RpcChannel(settings.router_address, token=token)
         stack.push_async_callback(router_channel.close)
         store_channel = RpcChannel(settings.shard_store_address, token=token)
         stack.push_async_callback(store_channel.close)
         stages = GrpcStages(token, settings.idle_timeout_s)
         stack.push_async_callback(stages.close)
-        renderer = TemplateRenderer(settings.template_workers, settings.template_timeout_s)
-        stack.push_async_callback(renderer.close)
-        await renderer.start()
 
         router = GrpcRouter(router_channel, settings.call_timeout_s)
         directory = ModelDirectory(router, clock, settings.default_model)

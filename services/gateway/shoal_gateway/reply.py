@@ -32,10 +32,6 @@ class Reply:
         """A stop string was found; nothing more is sent."""
         return self._stop.is_stopped
 
-    @property
-    def ends_with_stop_id(self) -> bool:
-        return bool(self.ids) and self.ids[-1] in self._tokens.stop_token_ids
-
     def feed(self, delta: stage_pb2.TokensDelta) -> TextDelta | None:
         """Returns what may be sent now. `delta` must not leave a gap before it."""
         assert delta.first_position <= len(self.ids), "positions come in order"
