@@ -49,7 +49,7 @@ def test_no_logprobs_unless_asked(demo_tokens: ModelTokens) -> None:
 
 
 def test_a_stop_string_that_the_flush_completes_is_not_sent(demo_tokens: ModelTokens) -> None:
-    reply = Reply(demo_tokens, ("ND",), wants_logprobs=False)
-    text = "".join(part.text for part in run(reply, [*demo_tokens.encode("the END"), 2]))
-    assert text == "the E"
+    reply = Reply(demo_tokens, ("LAST",), wants_logprobs=False)
+    text = "".join(part.text for part in run(reply, [*demo_tokens.encode("the LAST"), 2]))
+    assert text == "the "
     assert reply.is_stopped
