@@ -18,8 +18,8 @@ from shoal_common.clock import Clock
 from shoal_common.ids import Incarnation, NodeId
 from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.cores import owned_cores
-from shoal_worker_gpu.engine_child import Order
 from shoal_worker_gpu.metrics import AgentMetrics
+from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.supervise import SupervisedEngine
 

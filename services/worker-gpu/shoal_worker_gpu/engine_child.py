@@ -7,13 +7,10 @@ from the agent, which supervises it; the child dies with the agent.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2_grpc
 from shoal_common.app import die_with_parent, run_service, until_signal, write_ready_file
@@ -24,11 +21,11 @@ from shoal_common.log import setup
 from shoal_common.metrics import new_registry
 from shoal_common.rpc import RpcServer
 from shoal_common.side import SideServer
-from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.head import Head, HeadLimits
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
+from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.outlet import StageOutlet
 from shoal_worker_gpu.rpc import Engine, StageRpc
 from shoal_worker_gpu.settings import Settings
@@ -39,46 +36,6 @@ log = logging.getLogger(__name__)
 
 _LEASE_WATCH_S = 1.0
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the agent wants; `token` is the fleet token."""
-
-    node_id: str
-    assignment: Assignment
-    threads: int
-    ready_file: Path
-    settings: Settings
-    token: str
-
-    def dump(self) -> str:
-        """As JSON. Holds the token: write it to a file of mode 0600."""
-        data: dict[str, Any] = {
-            "node_id": self.node_id,
-            "assignment": [
-                self.assignment.model,
-                self.assignment.layer_start,
-                self.assignment.layer_stop,
-            ],
-            "threads": self.threads,
-            "ready_file": str(self.ready_file),
-            "settings": self.settings.model_dump(mode="json", exclude={"fleet": {"token"}}),
-            "token": self.token,
-        }
-        return json.dumps(data)
-
-    @classmethod
-    def parse(cls, text: str) -> Order:
-        data = json.loads(text)
-        return cls(
-            node_id=data["node_id"],
-            assignment=Assignment(*data["assignment"]),
-            threads=data["threads"],
-            ready_file=Path(data["ready_file"]),
-            settings=Settings(**data["settings"]),
-            token=data["token"],
-        )
 
 
 class EngineChild:

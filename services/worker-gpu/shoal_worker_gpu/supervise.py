@@ -17,8 +17,8 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
 from shoal_common.rpc import RpcChannel, translated
-from shoal_worker_gpu.engine_child import Order
 from shoal_worker_gpu.metrics import AgentMetrics
+from shoal_worker_gpu.order import Order
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,9 @@
-"""The time a request has left, carried from the call that came in to the calls that go out."""
+"""What is left of a call's time.
+
+Inside a handler, unary calls to further peers get at most what is left of the handler's own time.
+Calls that stream their answer do not: links between stages are held open far longer than the
+request that opened them. Give those `timeout=remaining_s(context)` where they belong to a request.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +15,38 @@ from typing import Any
 
 import grpc
 
-_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+_ends_at: ContextVar[float | None] = ContextVar("shoal_deadline", default=None)
 
 
 def remaining_s(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
-    """Seconds that the caller still waits; None without a limit."""
-    left = context.time_remaining()
+    """Seconds the caller still waits for this call, never negative; None when without end."""
+    left: float | None = context.time_remaining()
     # gRPC reports the absence of a deadline as a time centuries away.
     return None if left is None or left > 1e9 else max(0.0, left)
 
 
 @contextmanager
-def inherited(context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
-    """Calls made inside end no later than the call that came in."""
-    left = remaining_s(context)
-    token = _deadline.set(None if left is None else time.monotonic() + left)
+def deadline(timeout_s: float | None) -> Iterator[None]:
+    """Bound every unary call made inside to `timeout_s` seconds from now.
+
+    An outer deadline that ends sooner stays in force. None lifts all: for work that outlives the
+    request that started it.
+    """
+    ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+    outer = _ends_at.get()
+    if ends_at is not None and outer is not None:
+        ends_at = min(ends_at, outer)
+    token = _ends_at.set(ends_at)
     try:
         yield
     finally:
-        _deadline.reset(token)
+        _ends_at.reset(token)
 
 
-def effective_timeout(asked_s: float | None) -> float | None:
-    """The lesser of what the caller of a stub asks for and what its own caller left it."""
-    deadline = _deadline.get()
-    if deadline is None:
-        return asked_s
-    left = max(0.0, deadline - time.monotonic())
-    return left if asked_s is None else min(left, asked_s)
+def shortened(timeout_s: float | None) -> float | None:
+    """`timeout_s`, or what is left of the surrounding deadline if that is less."""
+    ends_at = _ends_at.get()
+    if ends_at is None:
+        return timeout_s
+    left = max(0.0, ends_at - time.monotonic())
+    return left if timeout_s is None else min(left, timeout_s)

@@ -1,86 +1,121 @@
-"""One gRPC server: bound, guarded, healthy, drained."""
+"""A gRPC server as every service runs it."""
 
 from __future__ import annotations
 
-import contextlib
-import hmac
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2_grpc
 
-from shoal_common import log as shoal_log
-from shoal_common import trace
-from shoal_common.errors import Internal, ShoalError, Unauthenticated
-from shoal_common.rpc.channel import KEEPALIVE_OPTIONS, TOKEN_HEADER
-from shoal_common.rpc.deadline import inherited
-from shoal_common.rpc.status import to_status
+from shoal_common.rpc.addresses import address_of, socket_path
+from shoal_common.rpc.guard import Guard, GuardInterceptor
+from shoal_common.rpc.health import Health
 
 log = logging.getLogger(__name__)
 
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+SIZE_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+)
 _OPTIONS = (
     *KEEPALIVE_OPTIONS,
+    *SIZE_OPTIONS,
+    # Our own clients ping every 10 s; anything slower than 5 s is no abuse.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Two servers on one port would share its calls at random; a busy port must be an error.
     ("grpc.so_reuseport", 0),
 )
-_HEALTH = "/grpc.health.v1.Health/"
+
+Servicer = TypeVar("Servicer")
 
 
 class RpcServer:
-    """Listens on `host:port` (0: a free port) or `unix:/path`, for callers with the token."""
+    """One listening address with its services, health included.
+
+    Add services, `start()`, later `stop()`. Handlers are `async`, raise ShoalError and never call
+    `context.abort`. Held-open streams that should not delay a stop must end by themselves.
+    """
 
     def __init__(self, address: str, *, token: str = "", drain_timeout_s: float = 10.0) -> None:
-        self.address = ""
-        self._configured = address
+        """Prepare a server for `address`: "host:port" (0 for any free port) or "unix:/path".
+
+        token: what callers must send; "" lets everyone in. Raises InvalidRequest for a malformed
+        address.
+        """
+        self.address = address_of(address)
         self._drain_timeout_s = drain_timeout_s
         self._guard = Guard(token)
-        self._server = grpc.aio.server(interceptors=[self._guard], options=_OPTIONS)
-        self._health = health_aio.HealthServicer()
-        self._is_started = False
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health = Health()
+        self._services: list[tuple[Callable[[Any, grpc.aio.Server], None], object]] = []
+        self._server: grpc.aio.Server | None = None
+        self._has_stopped = False
+
+    @property
+    def fault_count(self) -> int:
+        """Calls that ended in an unforeseen exception."""
+        return self._guard.fault_count
 
     def add(
         self,
-        register: Callable[[Any, grpc.aio.Server], None],
-        servicer: object,
+        register: Callable[[Servicer, grpc.aio.Server], None],
+        servicer: Servicer,
         service_name: str = "",
     ) -> None:
-        """Register a servicer, before `start`. `register` is the generated function."""
-        register(servicer, self._server)
+        """Serve `servicer`, before `start`.
+
+        register: a generated `add_XServicer_to_server`. service_name: full name for the health
+        service, such as "shoal.router.v1.RouterService".
+        """
+        assert self._server is None, "services are added before start"
+        self._services.append((register, servicer))
+        self._health.add(service_name)
 
     async def start(self) -> str:
-        """Listen and report healthy; returns the bound address. Raises OSError when it is taken."""
-        if self._configured.startswith("unix:"):
-            self._prepare_socket(Path(self._configured.removeprefix("unix:")))
-        try:
-            port = self._server.add_insecure_port(self._configured)
-        except RuntimeError as err:
-            raise OSError(f"cannot listen on {self._configured}: is the port taken?") from err
-        await self._server.start()
-        self._is_started = True
-        if self._configured.startswith("unix:"):
-            os.chmod(self._configured.removeprefix("unix:"), 0o700)
-            self.address = self._configured
-        else:
-            self.address = f"{self._configured.rpartition(':')[0]}:{port}"
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        """Listen and answer; returns the bound address. Raises OSError if it is taken."""
+        assert self._server is None, "a server starts once"
+        server = grpc.aio.server(interceptors=(GuardInterceptor(self._guard),), options=_OPTIONS)
+        for register, servicer in self._services:
+            register(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self.address = _listen(server, self.address)
+        await server.start()
+        self._server = server
+        self._health.set_ready(True)
+        log.info("rpc server listens", extra={"address": self.address})
         return self.address
 
-    async def stop(self) -> None:
-        """Report unhealthy, refuse new calls, let running ones end in time. Idempotent."""
-        if not self._is_started:
-            return
-        self._is_started = False
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._drain_timeout_s)
+    def set_ready(self, is_ready: bool) -> None:
+        """Report the server as (not) serving to health checks; calls are answered either way."""
+        self._health.set_ready(is_ready)
 
-    async def __aenter__(self) -> RpcServer:
+    async def stop(self) -> None:
+        """Report not serving, refuse new calls, let running ones end, close. Idempotent.
+
+        Calls that still run after `drain_timeout_s` are cancelled.
+        """
+        if self._server is None or self._has_stopped:
+            return
+        self._has_stopped = True
+        self._guard.is_draining = True
+        self._health.stop()
+        await self._server.stop(self._drain_timeout_s)
+        path = socket_path(self.address)
+        if path is not None:
+            path.unlink(missing_ok=True)
+        log.info("rpc server stopped", extra={"address": self.address})
+
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -92,98 +127,22 @@ class RpcServer:
     ) -> None:
         await self.stop()
 
-    @staticmethod
-    def _prepare_socket(path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
 
-
-class Guard(grpc.aio.ServerInterceptor):
-    """Around every handler: token, ids for logs, deadline, and errors into status."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(_HEALTH):
-            return handler
-        metadata = tuple(handler_call_details.invocation_metadata or ())
-        if handler.response_streaming:
-            behavior = handler.stream_stream or handler.unary_stream
-            wrapped = self._streaming(behavior, method, metadata)
-        else:
-            behavior = handler.stream_unary or handler.unary_unary
-            wrapped = self._unary(behavior, method, metadata)
-        return _same_kind(handler)(
-            wrapped, handler.request_deserializer, handler.response_serializer
-        )
-
-    def _unary(self, behavior: Any, method: str, metadata: Any) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            async with self._scope(context, method, metadata):
-                return await behavior(request, context)
-
-        return call
-
-    def _streaming(self, behavior: Any, method: str, metadata: Any) -> Any:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with (
-                self._scope(context, method, metadata),
-                contextlib.aclosing(behavior(request, context)) as responses,
-            ):
-                async for response in responses:
-                    yield response
-
-        return call
-
-    @contextlib.asynccontextmanager
-    async def _scope(self, context: Any, method: str, metadata: Any) -> AsyncIterator[None]:
+def _listen(server: grpc.aio.Server, address: str) -> str:
+    path = socket_path(address)
+    try:
+        if path is None:
+            port = server.add_insecure_port(address)
+            return f"{address.rpartition(':')[0]}:{port}"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The socket is born 0700: a chmod afterwards would leave a moment open to others.
+        before = os.umask(0o077)
         try:
-            self._authorise(metadata)
-            with (
-                inherited(context),
-                trace.remote_parent(metadata),
-                shoal_log.bind(rpc=method.rpartition("/")[2]),
-            ):
-                yield
-        except ShoalError as err:
-            await context.abort_with_status(to_status(err))
-        except grpc.aio.AbortError:
-            raise
-        except grpc.aio.AioRpcError as err:
-            log.exception("call of a peer failed", extra={"rpc": method})
-            await context.abort_with_status(to_status(_internal(err)))
-        except Exception as err:
-            log.exception("handler failed", extra={"rpc": method})
-            await context.abort_with_status(to_status(_internal(err)))
-
-    def _authorise(self, metadata: Any) -> None:
-        if not self._token:
-            return
-        given = next((value for key, value in metadata if key == TOKEN_HEADER), "")
-        if not hmac.compare_digest(str(given).encode(), self._token):
-            raise Unauthenticated("the fleet token is missing or wrong")
-
-
-def _same_kind(handler: Any) -> Callable[..., Any]:
-    if handler.request_streaming:
-        return (
-            grpc.stream_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.stream_unary_rpc_method_handler
-        )
-    return (
-        grpc.unary_stream_rpc_method_handler
-        if handler.response_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
-
-
-def _internal(error: Exception) -> Internal:
-    return Internal(f"the service failed ({type(error).__name__}); its log says more")
+            server.add_insecure_port(address)
+        finally:
+            os.umask(before)
+    except (RuntimeError, OSError) as err:
+        raise OSError(
+            f"cannot listen on {address}: {err}; stop whoever holds it or choose another address"
+        ) from err
+    return address
