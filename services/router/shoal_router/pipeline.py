@@ -1,13 +1,14 @@
 """Owns: which engines serve a model together, as a pure function of what they say of themselves.
 
 Does not know: time, queues, requests. An engine's whole range is one stage; the ranges of a
-pipeline meet end to end and cover [0, layer_count); all stages hold the same revision.
+pipeline meet end to end and cover [0, layer_count); all stages hold the same revision and
+keep KV in blocks of one size.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median_low
@@ -36,11 +37,6 @@ class Engine:
     @property
     def is_whole(self) -> bool:
         return self.layer_start == 0 and self.layer_stop == self.layer_count
-
-    @property
-    def family(self) -> tuple[str, int, int]:
-        """Only engines of one family can be stages of one pipeline."""
-        return (self.revision, self.layer_count, self.block_size_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +94,22 @@ def missing_ranges(held: Iterable[range], layer_count: int) -> tuple[range, ...]
     return tuple(missing)
 
 
-def best_family(engines: Sequence[Engine]) -> tuple[Engine, ...]:
-    """The engines of the one revision to serve: covering all layers first, then the most engines.
+def by_revision(engines: Iterable[Engine]) -> tuple[tuple[Engine, ...], ...]:
+    """Engines of one model parted by revision; first the one that lacks the fewest layers, then
+    the one with the most engines.
 
     During a roll-out the new revision takes over once it covers every layer with more engines.
     """
-    families: dict[tuple[str, int, int], list[Engine]] = {}
+    families: dict[tuple[str, int], list[Engine]] = {}
     for engine in engines:
-        families.setdefault(engine.family, []).append(engine)
+        families.setdefault((engine.revision, engine.layer_count), []).append(engine)
 
     def rank(family: Sequence[Engine]) -> tuple[int, int, str]:
-        layer_count = family[0].layer_count
         held = (range(e.layer_start, e.layer_stop) for e in family)
-        gap = sum(len(missing) for missing in missing_ranges(held, layer_count))
-        return (-gap, len(family), family[0].revision)
+        lacking = sum(len(layers) for layers in missing_ranges(held, family[0].layer_count))
+        return (lacking, -len(family), family[0].revision)
 
-    return tuple(max(families.values(), key=rank, default=[]))
+    return tuple(tuple(family) for family in sorted(families.values(), key=rank))
 
 
 def pipelines_of(
@@ -128,7 +124,17 @@ def pipelines_of(
     engines: of one model. running: the pipelines of before; one that still stands is kept unless
     it is slower than KEEP_UNLESS_SLOWER times the fastest. Single machines come before chains.
     """
-    left = set(best_family(engines))
+    for family in by_revision(engines):
+        found = _pipelines(family, costs, count_max, running)
+        if found:
+            return found
+    return ()
+
+
+def _pipelines(
+    family: Sequence[Engine], costs: Costs, count_max: int, running: Sequence[Pipeline]
+) -> tuple[Pipeline, ...]:
+    left = set(family)
     fallback_us = _typical_layer_time(left, costs)
     chosen: list[Pipeline] = []
     while len(chosen) < count_max:
@@ -159,11 +165,14 @@ def _time(stages: Sequence[Engine], costs: Costs, fallback_us: int) -> int:
     return hops + sum(_engine_time(stage, fallback_us) for stage in stages)
 
 
-def _best(engines: Iterable[Engine], costs: Costs, fallback_us: int) -> Pipeline | None:
+def _best(engines: Collection[Engine], costs: Costs, fallback_us: int) -> Pipeline | None:
     whole = [Pipeline((e,), _engine_time(e, fallback_us)) for e in engines if e.is_whole]
     if whole:
         return min(whole, key=_order)
-    return _fastest_chain(engines, costs, fallback_us)
+    block_sizes = {e.block_size_tokens for e in engines}
+    alike = ([e for e in engines if e.block_size_tokens == size] for size in block_sizes)
+    chains = [_fastest_chain(part, costs, fallback_us) for part in alike]
+    return min(filter(None, chains), key=_order, default=None)
 
 
 def _order(pipeline: Pipeline) -> tuple[object, ...]:

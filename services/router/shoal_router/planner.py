@@ -26,7 +26,7 @@ from shoal_router.pipeline import (
     Costs,
     Engine,
     Pipeline,
-    best_family,
+    by_revision,
     missing_ranges,
     pipelines_of,
 )
@@ -219,12 +219,19 @@ class Planner:
         if state.missing:
             percent = min(progress, default=None)
             return LayersMissing(model, state.missing, loading_percent=percent)
-        held = [_layers(e) for e in best_family(self._engines.get(model, ()))]
+        held = map(_layers, self._family(model))
         return RangesDoNotJoin(model, sorted(set(held), key=lambda r: (r.start, r.stop)))
+
+    def _family(self, model: str) -> tuple[Engine, ...]:
+        """The engines of the revision that is served, or that is nearest to it."""
+        families = by_revision(self._engines.get(model, ()))
+        served = {p.stages[0].revision for p in self._pipelines.get(model, ())}
+        candidates = [f for f in families if not served or f[0].revision in served]
+        return candidates[0] if candidates else ()
 
     def _state(self, model: str) -> ModelState:
         statuses = self._view.statuses(model, living_only=False)
-        family = best_family(self._engines.get(model, ()))
+        family = self._family(model)
         pipelines = self._pipelines.get(model, ())
         layer_count = (
             family[0].layer_count if family else max((s.layer_count for s in statuses), default=0)
