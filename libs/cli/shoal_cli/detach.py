@@ -16,7 +16,6 @@ from shoal_cli import pids
 from shoal_cli.errors import AlreadyRunning, CliError, NotRunning, StartFailed
 from shoal_cli.fleet import UpOptions
 from shoal_cli.settings import CliSettings
-from shoal_cli.up import STATE_FILE
 
 LOG_FILE = "up.log"
 _POLL_S = 0.1
@@ -34,7 +33,7 @@ def start(options: UpOptions, argv: Sequence[str], settings: CliSettings) -> dic
     if owner is not None:
         raise AlreadyRunning(owner.pid, owner.url, options.data_dir)
     options.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    state_file = options.run_dir / STATE_FILE
+    state_file = options.state_file
     state_file.unlink(missing_ok=True)
     log_file = options.data_dir / LOG_FILE
     with log_file.open("wb") as log:

@@ -50,6 +50,11 @@ class UpOptions:
         return self.data_dir / "run"
 
     @property
+    def state_file(self) -> Path:
+        """There while the fleet is ready."""
+        return self.run_dir / "fleet.json"
+
+    @property
     def key_file(self) -> Path:
         return self.data_dir / "api_key"
 

@@ -87,8 +87,6 @@ def up(
     """Start a fleet on this machine and serve until Ctrl-C."""
     from shoal_cli import detach as background
     from shoal_cli import fleet, pids
-    from shoal_cli import up as foreground
-    from shoal_cli.terminal import Terminal
 
     settings = cli_settings.load(data_dir)
     options = fleet.UpOptions(
@@ -102,11 +100,14 @@ def up(
         core_count=cli_settings.core_count(),
     )
     fleet.check(options)
+    pids.check_free(options.data_dir, fleet.HOST, port)
     if not detach:
+        from shoal_cli import up as foreground
+        from shoal_cli.terminal import Terminal
+
         with Terminal(_console()) as terminal:
             asyncio.run(foreground.run(options, settings, terminal))
         return
-    pids.check_free(options.data_dir, fleet.HOST, port)
     state = background.start(options, _argv(options), settings)
     typer.echo(f"ready: {state['url']}/v1 (key: {state['key_file']}); stop it with `shoal down`")
 

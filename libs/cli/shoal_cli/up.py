@@ -28,7 +28,6 @@ from shoal_common.errors import ShoalError
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "fleet.json"
 _POLL_S = 0.2
 _MODELS_TIMEOUT_S = 900.0
 
@@ -64,7 +63,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked_to_stop.set)
-    state_file = options.run_dir / STATE_FILE
+    state_file = options.state_file
     try:
         runner = _Start(options, supervisor, terminal, nats_program)
         is_up = await _unless(asked_to_stop, runner.run)

@@ -86,7 +86,10 @@ def test_down_stops_the_supervisor(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        result = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
+        try:
+            result = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
+        finally:
+            process.kill()
         assert process.wait() == -15
     assert result.output == f"stopped (process {process.pid})\n"
 
