@@ -39,19 +39,32 @@ _SECRET_FIELD = re.compile(
 _TEXT_FIELD = frozenset(
     {"prompt", "messages", "content", "text", "body", "completion", "token_ids", "input_ids"}
 )
+# Every pattern takes time linear in the text: nothing unbounded stands before its fixed word.
 _SECRET_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',;]+"), rf"\1 {REDACTED}"),
-    (re.compile(r"\b(sk|nvapi|hf|ghp|xoxb|gsk)[-_][A-Za-z0-9][A-Za-z0-9_.\-]{7,}"), REDACTED),
+    # The whole value of a header, whatever its scheme: Authorization: Token x, ("cookie", "a=b").
     (
-        # key=value, key: value, "key": "value", ('key', 'value')
         re.compile(
-            r"(?i)([\w-]*(?:api[_-]?key|shoal[_-]token|fleet[_-]token|access[_-]token|secret"
-            r"|password|passwd)[\"']?\s*[=:,]\s*b?[\"']?)(?!\[redacted\])[^\s\"'&,;)}\]]+"
+            r"(?i)((?:authorization|cookie)[\"']?\s*[=:,]\s*+(?:b(?=[\"']))?+[\"']?+)"
+            r"(?!\[redacted\])[^\"'\n,)}\]]+"
         ),
         rf"\1{REDACTED}",
     ),
-    (re.compile(r"(?i)([?&](?:key|token|auth)=)[^\s\"'&]+"), rf"\1{REDACTED}"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@"), rf"\1{REDACTED}@"),
+    (re.compile(r"(?i)\b(bearer)\s+(?!\[redacted\])[^\s\"',;]+"), rf"\1 {REDACTED}"),
+    (
+        re.compile(r"\b(?:sk[-_]|nvapi-|hf_|gh[opsu]_|xox[abp]-|gsk_)[A-Za-z0-9][\w.\-]{7,}"),
+        REDACTED,
+    ),
+    # key=value, key: value, "key": "value", ("key", "value")
+    (
+        re.compile(
+            r"(?i)((?:api[_-]?key|(?<![a-z])token|secret|password|passwd)[\"']?\s*[=:,]\s*+"
+            r"(?:b(?=[\"']))?)"
+            r"(?!\[redacted\])(?:\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|[^\s\"'&,;)}\]]+)"
+        ),
+        rf"\1{REDACTED}",
+    ),
+    (re.compile(r"(?i)([?&](?:key|token|auth)=)(?!\[redacted\])[^\s\"'&]+"), rf"\1{REDACTED}"),
+    (re.compile(r"([a-z][a-z0-9+.-]{1,15}://)[^\s/\"']{1,512}@"), rf"\1{REDACTED}@"),
 )
 
 

@@ -88,6 +88,15 @@ def test_a_line_inside_a_span_names_its_trace(lines: Lines) -> None:
         "nats://shoal:hunter2@127.0.0.1:4222",
         "the token is fleet-hunter2.",
         "password: hunter2",
+        'password="ab hunter2"',
+        'password="ab hunter2',
+        '"secret": "ab\\"hunter2"',
+        "Authorization: Token hunter2",
+        "(b'authorization', b'Basic hunter2')",
+        "Cookie: session=hunter2",
+        "token=hunter2",
+        "http://user:p@hunter2@host/x",
+        "hf_hunter2hunter2",
     ],
 )
 def test_secrets_are_taken_out_wherever_they_stand(lines: Lines, secret_text: str) -> None:
@@ -106,8 +115,21 @@ def test_secrets_are_taken_out_wherever_they_stand(lines: Lines, secret_text: st
 
 def test_the_rest_of_a_redacted_text_stays() -> None:
     assert redact("GET /v1?key=abc&x=1 took 3 s") == "GET /v1?key=[redacted]&x=1 took 3 s"
-    harmless = "model task-force-1 at grpc:127.0.0.1:7002 has 3 tokens, secret sauce"
+    harmless = "task-force-1 of disk-abcdefghijk at grpc:127.0.0.1:7002: tokens: 3, secret sauce"
     assert redact(harmless) == harmless
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "a-", "x-api-key", "sk-", "a://", "token ", "Bearer ", "secret=", "?key=", '"\\']
+)
+def test_redaction_takes_linear_time(piece: str) -> None:
+    """A text that a stranger chose must not stop the process; the test's time limit notices."""
+    redact(piece * (400_000 // len(piece)))
+
+
+def test_redacting_twice_changes_nothing_more() -> None:
+    once = redact("Authorization: Bearer abcdef, api_key=abc token: 'x' nats://u:p@h ?key=v")
+    assert redact(once) == once
 
 
 @pytest.mark.parametrize("name", ["api_key", "fleet_token", "authorization", "password", "prompt"])
