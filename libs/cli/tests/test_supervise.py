@@ -134,8 +134,8 @@ async def test_each_failed_restart_waits_longer(tmp_path: Path) -> None:
     fleet = supervisor(lines, clock)
     # Comes up once; every later start fails.
     code = f"import os,sys;m={str(tmp_path / 'mark')!r};os.path.exists(m) and sys.exit(5);"
-    code += "open(m,'w');" + READY
-    await fleet.start(spec(code, tmp_path))
+    code += "open(m,'w');" + READY + "time.sleep(60)"
+    os.kill((await fleet.start(spec(code, tmp_path)))["pid"], signal.SIGKILL)
     await lines.until("starts again", count=4)
     await fleet.stop()
     assert clock.pauses_s[:4] == [0.5, 1.0, 2.0, 4.0]
