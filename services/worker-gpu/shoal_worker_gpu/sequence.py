@@ -6,7 +6,7 @@ streams; `upstream` is only kept for whoever answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -57,6 +57,8 @@ class SequenceTable:
         self._backend = backend
         self._clock = clock
         self._entries: dict[int, StageSequence] = {}
+        self._computing: frozenset[SequenceKey] = frozenset()
+        self._leaving: list[SequenceKv] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -127,8 +129,23 @@ class SequenceTable:
         if entry is None:
             return None
         del self._entries[key.sequence]
-        self._backend.release(entry.kv)
+        if key in self._computing:
+            self._leaving.append(entry.kv)
+        else:
+            self._backend.release(entry.kv)
         return entry
+
+    def begin_step(self, keys: Iterable[SequenceKey]) -> None:
+        """The compute thread reads these sequences' KV until `end_step`: it outlives a detach."""
+        assert not self._computing, "one step at a time"
+        self._computing = frozenset(keys)
+
+    def end_step(self) -> None:
+        """Free what was detached during the step."""
+        self._computing = frozenset()
+        leaving, self._leaving = self._leaving, []
+        for kv in leaving:
+            self._backend.release(kv)
 
     def renew(self, head_incarnation: str) -> None:
         """The head is alive: its sequences may stay for another lease."""

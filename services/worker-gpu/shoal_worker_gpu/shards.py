@@ -236,7 +236,7 @@ class ShardClient:
     ) -> None:
         """shared_blob_dir: the store's own blobs where this machine can read them."""
         self._channel = RpcChannel(address, token=token)
-        self._stub = pb_grpc.ShardStoreServiceStub(self._channel.channel)  # type: ignore[no-untyped-call]
+        self._stub = pb_grpc.ShardStoreServiceStub(self._channel.channel)
         self._cache_dir = cache_dir
         self._shared_blob_dir = shared_blob_dir
         self._clock = SystemClock() if clock is None else clock

@@ -155,6 +155,7 @@ class StageCore:
         started = self._clock.monotonic()
         step = self._step_input(items)
         loop = asyncio.get_running_loop()
+        self.table.begin_step(row.key for item in items for row in item.rows)
         try:
             output = await loop.run_in_executor(self._executor, self.backend.run, step)
         except ShoalError as err:
@@ -165,6 +166,8 @@ class StageCore:
             self._metrics.step_failures.inc()
             self._refuse_all(items, StaleAttempt(f"the step failed: {type(err).__name__}"))
             return
+        finally:
+            self.table.end_step()
         compute_us = int((self._clock.monotonic() - started) * 1e6)
         self._measure(step, compute_us)
         self._hand_on(items, output, started, compute_us)

@@ -1,0 +1,139 @@
+"""Two stages as separate processes behind the gateway, driven by the official client."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionChunk
+
+from tests.e2e.driving import SUITE, Driver, prompt_ids
+from tests.e2e.fleet import MODELS, Fleet
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), models=["heavyweight"], workers=2, split=True)
+    try:
+        fleet.until_ready()
+        yield fleet
+    finally:
+        code = fleet.stop()
+    assert code == 0, fleet.log()
+
+
+@pytest.fixture
+async def client(fleet: Fleet) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(
+        base_url=f"{fleet.url}/v1", api_key=fleet.key, max_retries=0, timeout=60
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+async def driver(fleet: Fleet) -> AsyncIterator[Driver]:
+    driver = Driver(fleet.address("router"), fleet.token)
+    yield driver
+    await driver.close()
+
+
+async def ask(client: AsyncOpenAI, text: str) -> str:
+    reply = await client.chat.completions.create(
+        model="heavyweight", messages=[{"role": "user", "content": text}], temperature=0
+    )
+    return reply.choices[0].message.content or ""
+
+
+async def test_two_stages_give_the_tokens_of_transformers(driver: Driver) -> None:
+    """20 prompts x 64 tokens, eight at a time."""
+    gate = asyncio.Semaphore(8)
+
+    async def one(prompt: dict[str, object]) -> list[int]:
+        async with gate:
+            ids = prompt_ids(MODELS / "heavyweight", prompt)
+            return await driver.generate("heavyweight", ids, SUITE["new_tokens"])
+
+    replies = await asyncio.gather(*(one(prompt) for prompt in SUITE["prompts"]))
+    for prompt, reply in zip(SUITE["prompts"], replies, strict=True):
+        assert reply == prompt["greedy"]["heavyweight"], prompt["id"]
+    await driver.until_free()
+
+
+async def test_cancelled_chats_leave_the_others_and_free_their_kv(
+    client: AsyncOpenAI, driver: Driver
+) -> None:
+    async def stream(index: int) -> str:
+        chunks = await client.chat.completions.create(
+            model="heavyweight",
+            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            temperature=0,
+            stream=True,
+        )
+        text = ""
+        async for chunk in chunks:
+            text += chunk.choices[0].delta.content or ""
+            if index % 4 == 3 and text:
+                await chunks.close()
+                return "cancelled"
+        return text
+
+    replies = await asyncio.gather(*(stream(index) for index in range(8)))
+    assert replies.count("cancelled") == 2
+    assert set(replies) == {"cancelled", "The capital of France is Paris."}
+    await driver.until_free()
+
+
+async def test_a_killed_worker_ends_its_request_and_comes_back(
+    fleet: Fleet, client: AsyncOpenAI, driver: Driver
+) -> None:
+    """SIGKILL of the last stage's engine mid-stream."""
+    chunks = await client.chat.completions.create(
+        model="heavyweight",
+        messages=[{"role": "user", "content": "Tell me a joke."}],
+        temperature=1.5,
+        max_tokens=2048,
+        logit_bias={"2": -100, "0": -100},
+        stream=True,
+    )
+    async for chunk in chunks:
+        if chunk.choices and chunk.choices[0].delta.content:
+            break
+    fleet.engine_of("worker-2").send_signal(signal.SIGKILL)
+    killed_at = time.monotonic()
+    with pytest.raises(openai.APIError) as failure:
+        await drained(chunks)
+    assert time.monotonic() - killed_at < 3
+    assert failure.value.message
+    async with asyncio.timeout(60):
+        while not any(getattr(model, "is_ready", False) for model in await listed(client)):
+            pass
+    assert await ask(client, "What is the capital of France?") == "The capital of France is Paris."
+    await driver.until_free()
+
+
+async def drained(chunks: openai.AsyncStream[ChatCompletionChunk]) -> None:
+    async for _ in chunks:
+        pass
+
+
+async def listed(client: AsyncOpenAI) -> list[object]:
+    return [model async for model in client.models.list()]
+
+
+async def test_an_overlong_prompt_says_tokens_and_limit(client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"the prompt has \d+ tokens.*4096"):
+        await ask(client, "one two three " * 3000)
+
+
+def test_data_folder_keeps_its_secrets(fleet: Fleet) -> None:
+    for name in ("api_key", "fleet_token"):
+        path: Path = fleet.data_dir / name
+        assert path.stat().st_mode & 0o777 == 0o600
