@@ -199,11 +199,13 @@ class Completer:
         is_lost = not isinstance(error, InvalidRequest | Overloaded | ModelReplaced)
         if not is_lost or lost.attempt >= self._limits.attempts_max:
             raise error
-        log.warning("stage lost", extra={"node_id": head.node_id, "reason": error.reason})
+        blamed = getattr(error, "node_id", "") or head.node_id
+        stage = next((s for s in lost.pipeline.stages if s.node_id == blamed), head)
+        log.warning("stage lost", extra={"node_id": stage.node_id, "reason": error.reason})
         report = router_pb2.StageLost(
             attempt=lost.attempt,
-            node_id=getattr(error, "node_id", "") or head.node_id,
-            incarnation=head.incarnation,
+            node_id=stage.node_id,
+            incarnation=stage.incarnation,
             reason=error.reason,
         )
         try:

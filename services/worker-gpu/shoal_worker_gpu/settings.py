@@ -17,7 +17,7 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Stable name of this worker; empty makes one and keeps it in the data folder."""
     load: str = ""
     """What to hold from the start: `model@start:stop` (half-open layers) or `model`, by commas."""
-    shard_store_address: str = "127.0.0.1:7004"
+    shard_store_address: str = "127.0.0.1:7003"
     """Address of the shard-store that weights come from."""
     shared_blob_dir: Path | None = None
     """The shard-store's blob folder where this machine can read it: weights are not copied then."""

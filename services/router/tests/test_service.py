@@ -1,0 +1,285 @@
+"""The router as its drivers see it: real gRPC on a free port, beats on a bus, a clock by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from shoal.router.v1 import router_pb2 as pb
+from shoal.router.v1 import router_pb2_grpc
+from shoal.worker.v1 import pipeline_pb2
+from shoal_common.bus import Handler, QueuedSubscription
+from shoal_common.errors import (
+    InvalidRequest,
+    Overloaded,
+    PlanUnavailable,
+    ShoalError,
+    UnknownModel,
+)
+from shoal_common.rpc import RpcChannel, to_shoal_error
+from shoal_router.app import Router, running
+from shoal_router.settings import Settings
+from shoal_router.testing import MODEL, HandClock, beat, status, subject
+
+
+class LocalBus:
+    """Delivers within the process; `settled` returns when every handler has seen everything."""
+
+    def __init__(self) -> None:
+        self._handlers: list[tuple[str, Handler]] = []
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        for pattern, handler in self._handlers:
+            if fnmatch.fnmatchcase(subject, pattern):
+                await handler(subject, payload)
+
+    async def subscribe(
+        self, subject: str, handler: Handler, *, queue_size: int = 1
+    ) -> QueuedSubscription:
+        self._handlers.append((subject, handler))
+
+        async def unsubscribe() -> None:
+            self._handlers.remove((subject, handler))
+
+        return QueuedSubscription(handler, queue_size, unsubscribe)
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
+        raise AssertionError("the router asks nobody")
+
+    async def reply(self, subject: str, answer: Any) -> None:
+        raise AssertionError("the router answers nobody")
+
+    async def close(self) -> None:
+        self._handlers.clear()
+
+
+class Fleet:
+    """A running router and the means to move it."""
+
+    def __init__(self, router: Router, bus: LocalBus, clock: HandClock) -> None:
+        self.router, self.bus, self.clock = router, bus, clock
+        self.peer = RpcChannel(router.grpc_address)
+        self.stub = router_pb2_grpc.RouterServiceStub(self.peer.channel)
+
+    async def hear(self, *beats: pipeline_pb2.WorkerBeat) -> None:
+        for each in beats:
+            await self.bus.publish(subject(each.node_id), each.SerializeToString())
+
+    async def open(self, model: str = MODEL) -> PlanCall:
+        call = PlanCall(self.stub.Plan())
+        await call.send(open=pb.PlanOpen(request_id="req", model=model))
+        return call
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.router.metrics.registry.get_sample_value(f"shoal_router_{name}", labels) or 0
+
+    async def until_free(self) -> None:
+        """Returns when no plan is held; the server learns of a closed stream in its own time."""
+        async with asyncio.timeout(5):
+            while self.count("plans_in_flight") or self.count("plans_waiting"):
+                await asyncio.sleep(0)
+
+
+class PlanCall:
+    """A driver's side of one plan stream."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def send(self, **event: Any) -> None:
+        await self.call.write(pb.PlanRequest(**event))
+
+    async def next(self) -> pb.PlanResponse:
+        async with asyncio.timeout(5):
+            response = await self.call.read()
+        assert response is not grpc.aio.EOF, "the stream ended"
+        found: pb.PlanResponse = response
+        return found
+
+    async def plan(self) -> tuple[int, list[str]]:
+        response = await self.next()
+        assert response.HasField("plan"), response
+        stages = response.plan.pipeline.stages
+        return response.plan.attempt, [stage.node_id for stage in stages]
+
+    async def position(self) -> int:
+        response = await self.next()
+        assert response.HasField("queued"), response
+        return response.queued.position
+
+    async def error(self) -> ShoalError:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.next()
+        return to_shoal_error(caught.value)
+
+    async def close(self) -> None:
+        await self.call.done_writing()
+
+
+@asynccontextmanager
+async def fleet_of(**options: Any) -> AsyncIterator[Fleet]:
+    clock, bus = HandClock(), LocalBus()
+    settings = Settings(**({"drain_timeout_s": 0.0, "side_address": ""} | options))
+    async with running(settings, bus, clock) as router:
+        fleet = Fleet(router, bus, clock)
+        clock.advance(3)
+        try:
+            yield fleet
+        finally:
+            await fleet.peer.close()
+
+
+async def test_plan_names_every_stage_in_order() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(beat("b", status("b", "3:6")), beat("a", status("a", "0:3")))
+        call = await fleet.open()
+        plan = (await call.next()).plan
+        assert [(s.node_id, s.layer_start, s.layer_stop) for s in plan.pipeline.stages] == [
+            ("a", 0, 3),
+            ("b", 3, 6),
+        ]
+        assert plan.attempt == 1
+        assert plan.pipeline.stages[0].locator == "grpc:a:1"
+        assert plan.pipeline.stages[0].incarnation == "a-engine-0:3"
+        assert (plan.pipeline.model, plan.pipeline.model_revision) == (MODEL, "r1")
+        assert (plan.pipeline.block_size_tokens, plan.pipeline.context_length) == (16, 512)
+        await call.close()
+        assert await call.call.read() is grpc.aio.EOF
+        await fleet.until_free()
+
+
+async def test_plan_never_names_a_worker_silent_for_longer_than_the_timeout() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(beat("a"))
+        fleet.clock.advance(3.01)
+        error = await (await fleet.open()).error()
+        assert isinstance(error, PlanUnavailable)
+        assert "layers 0:6 of 'heavyweight'" in str(error)
+
+
+async def test_a_driver_that_dies_frees_its_slot_for_the_next_in_line() -> None:
+    async with fleet_of(in_flight_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        dying_peer = RpcChannel(fleet.router.grpc_address)
+        dying = PlanCall(router_pb2_grpc.RouterServiceStub(dying_peer.channel).Plan())
+        await dying.send(open=pb.PlanOpen(request_id="dying", model=MODEL))
+        await dying.plan()
+        waiting = await fleet.open()
+        assert await waiting.position() == 1
+        await dying_peer.close()
+        assert await waiting.plan() == (1, ["a"])
+        waiting.call.cancel()
+        await fleet.until_free()
+
+
+async def test_the_queue_is_first_come_first_served_and_tells_positions() -> None:
+    async with fleet_of(in_flight_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        running_call = await fleet.open()
+        await running_call.plan()
+        waiting = []
+        for expected in (1, 2, 3):
+            waiting.append(await fleet.open())
+            assert await waiting[-1].position() == expected
+        await running_call.close()
+        assert await waiting[0].plan() == (1, ["a"])
+        assert [await call.position() for call in waiting[1:]] == [1, 2]
+        waiting[1].call.cancel()
+        assert await waiting[2].position() == 1
+
+
+async def test_beyond_the_queue_requests_are_refused() -> None:
+    async with fleet_of(in_flight_max=1, waiting_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        await (await fleet.open()).plan()
+        assert await (await fleet.open()).position() == 1
+        assert isinstance(await (await fleet.open()).error(), Overloaded)
+
+
+async def test_a_lost_stage_is_replaced_and_without_substitute_the_plan_fails() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(beat("a"), beat("b"))
+        call = await fleet.open()
+        assert await call.plan() == (1, ["a"])
+        lost = pb.StageLost(attempt=1, node_id="a", incarnation="a-engine-0:6", reason="gone")
+        await call.send(stage_lost=lost)
+        assert await call.plan() == (2, ["b"])
+        await call.send(stage_lost=pb.StageLost(attempt=2, node_id="b"))
+        assert isinstance(await call.error(), PlanUnavailable)
+        await fleet.until_free()
+
+
+async def test_a_waiting_request_learns_that_the_fleet_died() -> None:
+    async with fleet_of(in_flight_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        await (await fleet.open()).plan()
+        waiting = await fleet.open()
+        await waiting.position()
+        fleet.clock.advance(3.5)
+        assert isinstance(await waiting.error(), PlanUnavailable)
+
+
+async def test_a_malformed_beat_is_counted_and_ignored() -> None:
+    async with fleet_of() as fleet:
+        await fleet.bus.publish("shoal.worker.a.beat", b"\xff not protobuf")
+        await fleet.hear(beat("a"))
+        assert fleet.count("beats_total", outcome="malformed") == 1
+        assert fleet.count("beats_total", outcome="joined") == 1
+        assert await (await fleet.open()).plan() == (1, ["a"])
+
+
+async def test_unknown_model_is_not_found() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(beat("a"))
+        assert isinstance(await (await fleet.open("other")).error(), UnknownModel)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"progress": pb.PlanProgress(token_count=1)},
+        {"open": pb.PlanOpen(request_id="r")},
+        {"open": pb.PlanOpen(request_id="r", model="m" * 257)},
+    ],
+)
+async def test_a_stream_that_opens_wrongly_is_refused(event: dict[str, Any]) -> None:
+    async with fleet_of() as fleet:
+        call = PlanCall(fleet.stub.Plan())
+        await call.send(**event)
+        assert isinstance(await call.error(), InvalidRequest)
+
+
+async def test_a_second_opening_ends_the_stream_and_frees_the_slot() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(beat("a"))
+        call = await fleet.open()
+        await call.plan()
+        await call.send(open=pb.PlanOpen(request_id="again", model=MODEL))
+        assert isinstance(await call.error(), InvalidRequest)
+        await fleet.until_free()
+
+
+async def test_models_and_fleet_are_listed() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(beat("a", status("a", "0:3")))
+        (model,) = (await fleet.stub.ListModels(pb.ListModelsRequest())).models
+        assert (model.model, model.is_ready, model.layer_count) == (MODEL, False, 6)
+        assert [(r.layer_start, r.layer_stop) for r in model.layers_missing] == [(3, 6)]
+        await fleet.hear(beat("b", status("b", "3:6")))
+        fleet.clock.advance(1.5)
+        seen = await fleet.stub.GetFleet(pb.GetFleetRequest())
+        assert [(w.beat.node_id, w.silent_ms, w.is_alive) for w in seen.workers] == [
+            ("a", 1500, True),
+            ("b", 1500, True),
+        ]
+        assert [stage.node_id for stage in seen.pipelines[0].stages] == ["a", "b"]
+        fleet.clock.advance(2)
+        seen = await fleet.stub.GetFleet(pb.GetFleetRequest())
+        assert [w.is_alive for w in seen.workers] == [False, False]
+        assert not seen.pipelines
