@@ -29,7 +29,7 @@ from shoal_router.testing import MODEL, HandClock, beat, status, subject
 
 
 class LocalBus:
-    """Delivers within the process; `settled` returns when every handler has seen everything."""
+    """Delivers within the process; `publish` returns when every handler has seen the message."""
 
     def __init__(self) -> None:
         self._handlers: list[tuple[str, Handler]] = []
@@ -79,11 +79,12 @@ class Fleet:
     def count(self, name: str, **labels: str) -> float:
         return self.router.metrics.registry.get_sample_value(f"shoal_router_{name}", labels) or 0
 
-    async def until_free(self) -> None:
-        """Returns when no plan is held; the server learns of a closed stream in its own time."""
-        async with asyncio.timeout(5):
-            while self.count("plans_in_flight") or self.count("plans_waiting"):
-                await asyncio.sleep(0)
+    async def gives_a_slot(self) -> None:
+        """Returns once a new request gets a plan; with one slot in all, it was freed then."""
+        call = await self.open()
+        while not (await call.next()).HasField("plan"):
+            pass
+        await call.close()
 
 
 class PlanCall:
@@ -136,7 +137,7 @@ async def fleet_of(**options: Any) -> AsyncIterator[Fleet]:
 
 
 async def test_plan_names_every_stage_in_order() -> None:
-    async with fleet_of() as fleet:
+    async with fleet_of(in_flight_max=1) as fleet:
         await fleet.hear(beat("b", status("b", "3:6")), beat("a", status("a", "0:3")))
         call = await fleet.open()
         plan = (await call.next()).plan
@@ -151,7 +152,7 @@ async def test_plan_names_every_stage_in_order() -> None:
         assert (plan.pipeline.block_size_tokens, plan.pipeline.context_length) == (16, 512)
         await call.close()
         assert await call.call.read() is grpc.aio.EOF
-        await fleet.until_free()
+        await fleet.gives_a_slot()
 
 
 async def test_plan_never_names_a_worker_silent_for_longer_than_the_timeout() -> None:
@@ -175,7 +176,7 @@ async def test_a_driver_that_dies_frees_its_slot_for_the_next_in_line() -> None:
         await dying_peer.close()
         assert await waiting.plan() == (1, ["a"])
         waiting.call.cancel()
-        await fleet.until_free()
+        await fleet.gives_a_slot()
 
 
 async def test_the_queue_is_first_come_first_served_and_tells_positions() -> None:
@@ -212,7 +213,7 @@ async def test_a_lost_stage_is_replaced_and_without_substitute_the_plan_fails() 
         assert await call.plan() == (2, ["b"])
         await call.send(stage_lost=pb.StageLost(attempt=2, node_id="b"))
         assert isinstance(await call.error(), PlanUnavailable)
-        await fleet.until_free()
+        assert fleet.count("plans_in_flight") == 0
 
 
 async def test_a_waiting_request_learns_that_the_fleet_died() -> None:
@@ -256,13 +257,13 @@ async def test_a_stream_that_opens_wrongly_is_refused(event: dict[str, Any]) -> 
 
 
 async def test_a_second_opening_ends_the_stream_and_frees_the_slot() -> None:
-    async with fleet_of() as fleet:
+    async with fleet_of(in_flight_max=1) as fleet:
         await fleet.hear(beat("a"))
         call = await fleet.open()
         await call.plan()
         await call.send(open=pb.PlanOpen(request_id="again", model=MODEL))
         assert isinstance(await call.error(), InvalidRequest)
-        await fleet.until_free()
+        await fleet.gives_a_slot()
 
 
 async def test_models_and_fleet_are_listed() -> None:
