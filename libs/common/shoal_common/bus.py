@@ -17,7 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from shoal_common.errors import Unavailable
+from shoal_common.errors import RequestTooLarge, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +87,20 @@ class QueuedSubscription:
         """No call of the handler begins after this. Idempotent."""
         await self._unsubscribe()
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if asyncio.current_task() is not self._task:  # a handler may stop its own subscription
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
             subject, payload = await self._queue.get()
             try:
                 await self._handler(subject, payload)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Something the handler awaited was cancelled, not this subscription.
+                log.warning("bus handler was cancelled", extra={"subject": subject})
             except Exception:
                 log.exception("bus handler failed", extra={"subject": subject})
 
@@ -131,6 +138,11 @@ class NatsBus:
     async def publish(self, subject: str, payload: bytes) -> None:
         try:
             await self._client.publish(subject, payload)
+        except nats.errors.MaxPayloadError as err:
+            raise RequestTooLarge(
+                f"a message of {len(payload)} bytes on {subject} exceeds what NATS takes "
+                f"({self._client.max_payload} bytes); send less, or by gRPC"
+            ) from err
         except nats.errors.Error as err:
             raise Unavailable(f"NATS took no message: {type(err).__name__}") from err
 

@@ -45,7 +45,7 @@ class Guard:
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """`handler` behind the guard; it keeps its kind and its serializers."""
-        behaviour, make = _parts(handler)
+        behaviour, make = parts_of(handler)
 
         async def one(request: Any, context: Context) -> Any:
             return await self._run(method, context, lambda: behaviour(request, context))
@@ -150,7 +150,7 @@ def _pairs(context: Context) -> tuple[tuple[str, str | bytes], ...]:
     return tuple((key, value) for key, value in context.invocation_metadata() or ())
 
 
-def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Handler]]:
+def parts_of(handler: Any) -> tuple[Callable[..., Any], Callable[..., Handler]]:
     """The function inside a handler, and the maker of handlers of its kind."""
     if handler.request_streaming and handler.response_streaming:
         return handler.stream_stream, grpc.stream_stream_rpc_method_handler
