@@ -1,4 +1,5 @@
-"""Owns the entropy gate, drafts (from a fleet model or an OpenAI-compatible upstream), the semantic cache, embeddings.
+"""Owns the entropy gate, drafts, the semantic cache and embeddings.
 
-Does not know the heavyweight, HTTP dialects, money.
+Drafts come from a fleet model or an OpenAI-compatible upstream. Does not know the heavyweight,
+HTTP dialects, money.
 """

@@ -35,6 +35,9 @@ from shoal_worker_gpu.stage_core import StageCore
 log = logging.getLogger(__name__)
 
 _LEASE_WATCH_S = 1.0
+_DRAIN_POLL_S = 0.05
+# Links and results are held open for ever: nobody waits for their end.
+_STREAMS_END_S = 0.2
 _MIB = 1 << 20
 
 
@@ -77,7 +80,7 @@ class EngineChild:
         server = RpcServer(
             f"{self._settings.engine_host}:0",
             token=self._order.token,
-            drain_timeout_s=self._settings.drain_timeout_s,
+            drain_timeout_s=_STREAMS_END_S,
         )
         server.add(stage_pb2_grpc.add_StageServiceServicer_to_server, self._rpc)
         side_address = await side.start()
@@ -89,7 +92,7 @@ class EngineChild:
             await until_signal()
             self._status.state = pipeline_pb2.ENGINE_STATE_DRAINING
             if self._rpc.engine is not None:
-                self._rpc.engine.head.is_draining = True
+                await drain(self._rpc.engine, self._settings.drain_timeout_s)
         finally:
             await server.stop()
             serving.cancel()
@@ -225,6 +228,15 @@ def build_engine(
     core.outlet = outlet
     outlet.connect(links, head)
     return Engine(core, head, outlet, links)
+
+
+async def drain(engine: Engine, timeout_s: float) -> None:
+    """Admit nothing new and wait until no sequence is left, or the time is up."""
+    engine.head.is_draining = True
+    clock = SystemClock()
+    ends_at = clock.monotonic() + timeout_s
+    while len(engine.core.table) and clock.monotonic() < ends_at:
+        await clock.sleep(_DRAIN_POLL_S)
 
 
 async def run_engine(engine: Engine) -> None:
