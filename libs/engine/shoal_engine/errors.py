@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from shoal_common.errors import ShoalError
+from shoal_common.errors import InvalidRequest, ShoalError
 
 
 class UnsupportedModel(ShoalError):
@@ -98,13 +98,10 @@ class InvalidBatch(ShoalError):
         super().__init__(f"step refused: {detail}")
 
 
-class InvalidSampling(ShoalError):
+class InvalidSampling(InvalidRequest):
     """A sampling parameter is out of its range."""
 
     reason = "INVALID_SAMPLING"
-    grpc_code = grpc.StatusCode.INVALID_ARGUMENT
-    http_status = 400
-    retryable = False
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
-        super().__init__(f"sampling parameter {name} is {value}; allowed: {allowed}")
+        super().__init__(f"sampling parameter {name} is {value}; allowed: {allowed}", param=name)
