@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -115,10 +114,19 @@ class NatsBus:
     @classmethod
     async def connect(cls, url: str, *, token: str = "", name: str = "") -> NatsBus:
         """Connect within 10 s. Raises Unavailable naming the address."""
+        client = Client()
+        is_connected = False
+
+        async def on_error(error: Exception) -> None:
+            # nats-py would try a refused token again for ever.
+            if not is_connected and "authorization" in str(error).lower():
+                raise nats.errors.AuthorizationError from error
+            log.debug("bus error", extra={"error": type(error).__name__})
+
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await _until_open(url)
-                client = await nats.connect(
+                await client.connect(
                     url,
                     token=token or None,
                     name=name or None,
@@ -126,13 +134,17 @@ class NatsBus:
                     reconnect_time_wait=0.2,
                     allow_reconnect=True,
                     ping_interval=10,
-                    error_cb=_on_error,
+                    error_cb=on_error,
                 )
+            is_connected = True
         except (TimeoutError, OSError, nats.errors.Error) as err:
             raise Unavailable(
                 f"NATS does not answer at {_without_secrets(url)} ({type(err).__name__}); is it "
                 "running, and is the fleet token right?"
             ) from err
+        finally:
+            if not is_connected:
+                await client.close()
         return cls(client)
 
     async def publish(self, subject: str, payload: bytes) -> None:
@@ -149,6 +161,7 @@ class NatsBus:
     async def subscribe(
         self, subject: str, handler: Handler, *, queue_size: int = QUEUE_SIZE
     ) -> Subscription:
+        self._refuse_closed()
         raw: Any = None
 
         async def unsubscribe() -> None:
@@ -163,11 +176,14 @@ class NatsBus:
         async def on_message(message: Msg) -> None:
             queued.offer(message.subject, message.data)
 
-        raw = await self._client.subscribe(
-            subject, cb=on_message, pending_bytes_limit=_PENDING_BYTES_MAX
-        )
-        # The server knows of it when the flush has come back.
-        await self._client.flush()
+        try:
+            raw = await self._client.subscribe(
+                subject, cb=on_message, pending_bytes_limit=_PENDING_BYTES_MAX
+            )
+            await self._settled()
+        except BaseException:
+            await queued.stop()
+            raise
         self._subscriptions.append(queued)
         return queued
 
@@ -186,8 +202,24 @@ class NatsBus:
             except Exception:
                 log.exception("bus reply failed", extra={"subject": subject})
 
+        self._refuse_closed()
         await self._client.subscribe(subject, cb=on_message)
-        await self._client.flush()
+        await self._settled()
+
+    def _refuse_closed(self) -> None:
+        if self._client.is_closed:
+            raise Unavailable("this bus was closed")
+
+    async def _settled(self) -> None:
+        """Wait until the server knows of new subscriptions; while it is away, it learns later."""
+        try:
+            # The first ping of nats-py overtakes the SUB that waits in its buffer; by the time it
+            # is answered the buffer has been written, so that the second comes behind.
+            for _ in range(2):
+                if self._client.is_connected:
+                    await self._client.flush(timeout=2)
+        except (TimeoutError, nats.errors.Error) as err:
+            log.debug("subscription waits for NATS", extra={"error": type(err).__name__})
 
     async def close(self) -> None:
         """Send what is pending, then end. Idempotent."""
@@ -215,10 +247,6 @@ async def _until_open(url: str) -> None:
         else:
             writer.close()
             return
-
-
-async def _on_error(error: Exception) -> None:
-    log.debug("bus error", extra={"error": type(error).__name__})
 
 
 def _without_secrets(url: str) -> str:

@@ -16,7 +16,6 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from shoal_common.errors import (
-    Cancelled,
     DeadlineExceeded,
     Internal,
     InvalidRequest,
@@ -46,7 +45,6 @@ _CLASS_BY_CODE: dict[grpc.StatusCode, type[ShoalError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.ABORTED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: Cancelled,
 }
 
 
@@ -86,6 +84,9 @@ def _by_code(code: grpc.StatusCode, message: str) -> ShoalError:
         return RequestTooLarge(f"a message between services is too large: {message}")
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(f"peer cannot be reached: {message}")
+    if code is grpc.StatusCode.CANCELLED:
+        # Our own cancelling raises CancelledError; this status comes from a server that stops.
+        return Unavailable(f"peer gave the call up, it is stopping: {message}")
     return _rebuilt(_CLASS_BY_CODE.get(code, Internal), message, {})
 
 
