@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -29,7 +30,15 @@ def free_port() -> int:
 class Fleet:
     """`shoal up` in a folder of its own, from ready to stopped."""
 
-    def __init__(self, data_dir: Path, *, models: Sequence[str], workers: int, split: bool) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        models: Sequence[str],
+        workers: int,
+        split: bool,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.lines: list[str] = []
@@ -43,6 +52,7 @@ class Fleet:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         self._is_ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
