@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from shoal_engine.kv_store import PagedKvStore
-from shoal_engine.step_plan import KeySpan, StepPlan
+from shoal_engine.step_plan import KeyPiece, KeySpan, StepPlan
 
 ATTENTION_NAME = "shoal_ragged"
 
@@ -58,21 +58,46 @@ def ragged_attention(
     output[token_count:] = 0
     for row in step_plan.rows:
         span = row.key_span(sliding_window)
-        keys, values = _read(kv_store, layer, span)
         rows = slice(row.token_start, row.token_stop)
+        if len(span.pieces) > 1:
+            output[rows] = _attend_pieces(queries[:, rows], kv_store, layer, span, scale)
+            continue
+        keys, values = _read(kv_store, layer, span.pieces[0])
         output[rows] = _attend(queries[:, rows], keys, values, span, scale, softcap)
     return output.unsqueeze(0), None
 
 
-def _read(store: PagedKvStore, layer: int, span: KeySpan) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of `span`, each (KV heads, span length, d)."""
-    count = span.stop - span.start
-    if span.first_slot is not None:
-        keys, values = store.view(layer, span.first_slot, count)
+def _read(store: PagedKvStore, layer: int, piece: KeyPiece) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of `piece`, each (KV heads, count, d)."""
+    if piece.first_slot is not None:
+        keys, values = store.view(layer, piece.first_slot, piece.count)
     else:
-        assert span.blocks is not None
-        keys, values = store.gather(layer, span.blocks, span.offset, count)
+        assert piece.blocks is not None
+        keys, values = store.gather(layer, piece.blocks, piece.offset, piece.count)
     return keys.transpose(0, 1), values.transpose(0, 1)
+
+
+def _attend_pieces(
+    query: torch.Tensor, store: PagedKvStore, layer: int, span: KeySpan, scale: float
+) -> torch.Tensor:
+    """Attention of one token, query (H, 1, d), piece by piece; returns (1, H, d).
+
+    The pieces' outputs are weighed by their shares of the softmax, as FlashAttention does
+    (Dao et al., 2022). Cuts depend on the token's position alone, so its bits do, too, wherever
+    its blocks lie.
+    """
+    outputs, shares = [], []
+    for piece in span.pieces:
+        keys, values = _read(store, layer, piece)
+        grouped = query.reshape(1, keys.shape[0], -1, query.shape[-1])
+        out, share = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            grouped, keys[None], values[None], scale=scale
+        )
+        outputs.append(out[0])
+        shares.append(share[0])
+    weights = torch.softmax(torch.stack(shares), dim=0)
+    merged = (torch.stack(outputs) * weights[..., None].to(query.dtype)).sum(0)
+    return merged.reshape(1, query.shape[0], query.shape[-1])
 
 
 def _attend(

@@ -47,6 +47,14 @@ class PagedKvStore:
         self._keys[layer].index_copy_(0, slots, key)
         self._values[layer].index_copy_(0, slots, value)
 
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks, (source, target), on every layer; targets are nobody's sources."""
+        device = next(iter(self._keys.values())).device
+        sources, targets = torch.tensor(pairs, dtype=torch.int64, device=device).unbind(1)
+        for slots in (*self._keys.values(), *self._values.values()):
+            paged = self._paged(slots)
+            paged.index_copy_(0, targets, paged.index_select(0, sources))
+
     def view(self, layer: int, first_slot: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `count` consecutive slots, without copying.
 
@@ -67,5 +75,8 @@ class PagedKvStore:
     def _gather(
         self, slots: torch.Tensor, blocks: torch.Tensor, offset: int, count: int
     ) -> torch.Tensor:
-        paged = slots.view(self.block_count, self.block_size_tokens, *slots.shape[1:])
+        paged = self._paged(slots)
         return paged.index_select(0, blocks).flatten(0, 1)[offset : offset + count]
+
+    def _paged(self, slots: torch.Tensor) -> torch.Tensor:
+        return slots.view(self.block_count, self.block_size_tokens, *slots.shape[1:])

@@ -109,6 +109,7 @@ class Stage:
         self._form = AttentionForm(
             group=shape.head_count // shape.kv_head_count,
             explicit_causal=model.attention_softcap is not None,
+            is_tiled=self.device.type == "cpu" and model.attention_softcap is None,
             dtype=self.dtype,
             device=self.device,
         )
@@ -117,11 +118,12 @@ class Stage:
     def forward(self, batch: StageBatch) -> StageOutput:
         """Run the stage's layers on one step.
 
-        Writes keys and values of the rows' positions into their blocks and moves each `kv.length`
-        to position + count. Raises InvalidBatch, with nothing written, for a batch that
-        contradicts the model or its KV. Synchronous.
+        Makes the copies that the rows' KV asks for, writes keys and values of the rows' positions
+        into their blocks and moves each `kv.length` to position + count. Raises InvalidBatch, with
+        nothing written, for a batch that contradicts the model or its KV. Synchronous.
         """
         self._check(batch)
+        self._copy_shared(batch)
         plan = plan_step(
             [(row.kv, row.position, row.count) for row in batch.rows],
             self._padded(sum(row.count for row in batch.rows), self._model.activation_width),
@@ -140,6 +142,12 @@ class Stage:
         if self.is_last:
             return StageOutput(logits=self._logits(hidden, batch.rows))
         return StageOutput(hidden=hidden[: plan.token_count])
+
+    def _copy_shared(self, batch: StageBatch) -> None:
+        """Make sequences' own copies of what they share and will write to."""
+        pairs = [pair for row in batch.rows for pair in row.kv.copies]
+        if pairs:
+            self._store.copy(pairs)
 
     def _inputs(self, batch: StageBatch, padded_count: int) -> dict[str, torch.Tensor]:
         """The body's input, padded with token 0 or zeros."""
@@ -210,6 +218,7 @@ class Stage:
             raise InvalidBatch(
                 f"{row.count} tokens at position {row.position}, after {kv.length} stored positions"
             )
+        assert row.position >= kv.shared_count * kv.block_size_tokens, "shared blocks are read-only"
         if stop > kv.capacity:
             raise InvalidBatch(f"it needs {stop} positions, its blocks hold {kv.capacity}")
         if stop > self.shape.context_length:

@@ -7,12 +7,13 @@ that row alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shoal_engine.blocks import SequenceKv
+from shoal_engine.blocks import TILE_TOKENS, SequenceKv
 
 Ids = npt.NDArray[np.int64]
 
@@ -22,30 +23,41 @@ class AttentionForm:
     """What a model's attention looks like to a plan.
 
     group: query heads per KV head. explicit_causal: masks are wanted even where a kernel could
-    mask by itself. dtype and device are those of the activations.
+    mask by itself. is_tiled: a single token attends tile by tile. dtype and device are those of
+    the activations.
     """
 
     group: int
     explicit_causal: bool
+    is_tiled: bool
     dtype: torch.dtype
     device: torch.device
 
 
 @dataclass(frozen=True)
-class KeySpan:
-    """The keys that one row attends to: positions [start, stop) of its sequence.
+class KeyPiece:
+    """`count` keys that are read at once.
 
-    Either `first_slot` is set (the positions lie in consecutive slots) or `blocks` and `offset`.
-    mask: (group * count, stop - start), 0 where a token may look and -inf elsewhere, repeated for
-    the query heads that share a KV head; None where a token may look everywhere (a row of one
-    token) or `is_causal` says all.
+    Either `first_slot` is set (they lie in consecutive slots) or `blocks` and `offset`, and then
+    they are copied together first.
     """
 
-    start: int
-    stop: int
+    count: int
     first_slot: int | None
     blocks: torch.Tensor | None
     offset: int
+
+
+@dataclass(frozen=True)
+class KeySpan:
+    """The keys that one row attends to, in pieces that depend on the row's position alone.
+
+    mask: (group * count, keys), 0 where a token may look and -inf elsewhere, repeated for the
+    query heads that share a KV head; None where a token may look everywhere (a row of one token)
+    or `is_causal` says all. With several pieces there is neither.
+    """
+
+    pieces: list[KeyPiece]
     mask: torch.Tensor | None
     is_causal: bool
 
@@ -82,6 +94,21 @@ class PlannedRow:
 
     def _make_span(self, start: int, window: int | None) -> KeySpan:
         stop = self.position + self.count
+        is_causal = (
+            self.count > 1
+            and self.position == 0
+            and window is None
+            and not self.form.explicit_causal
+        )
+        mask = None if self.count == 1 or is_causal else self._mask(start, window)
+        cuts = [start, stop]
+        if self.count == 1 and self.form.is_tiled:
+            first_cut = (start // TILE_TOKENS + 1) * TILE_TOKENS
+            cuts[1:1] = range(first_cut, stop, TILE_TOKENS)
+        pieces = [self._piece(first, last) for first, last in pairwise(cuts)]
+        return KeySpan(pieces, mask, is_causal)
+
+    def _piece(self, start: int, stop: int) -> KeyPiece:
         size = self.kv.block_size_tokens
         first = start // size
         blocks = self.kv.blocks[first : -(-stop // size)]
@@ -91,14 +118,7 @@ class PlannedRow:
             first_slot = blocks[0] * size + offset
         else:
             table = torch.tensor(blocks, dtype=torch.int64, device=self.form.device)
-        is_causal = (
-            self.count > 1
-            and self.position == 0
-            and window is None
-            and not self.form.explicit_causal
-        )
-        mask = None if self.count == 1 or is_causal else self._mask(start, window)
-        return KeySpan(start, stop, first_slot, table, offset, mask, is_causal)
+        return KeyPiece(stop - start, first_slot, table, offset)
 
     def _mask(self, start: int, window: int | None) -> torch.Tensor:
         stop = self.position + self.count

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from shoal_engine.blocks import SequenceKv
+from shoal_engine.blocks import TILE_TOKENS, SequenceKv
 from shoal_engine.step_plan import AttentionForm, KeySpan, plan_step
 
-FORM = AttentionForm(1, False, torch.float32, torch.device("cpu"))
-GROUPED = AttentionForm(2, True, torch.float32, torch.device("cpu"))
+FORM = AttentionForm(1, False, True, torch.float32, torch.device("cpu"))
+GROUPED = AttentionForm(2, True, False, torch.float32, torch.device("cpu"))
 
 
 def span_of(
@@ -30,9 +30,9 @@ def test_slots_follow_the_blocks_of_every_row() -> None:
 
 
 def test_consecutive_blocks_are_viewed_and_others_gathered() -> None:
-    viewed = span_of([3, 4, 5], 9, 1, None)
+    (viewed,) = span_of([3, 4, 5], 9, 1, None).pieces
     assert (viewed.first_slot, viewed.blocks) == (12, None)
-    gathered = span_of([3, 5, 4], 9, 1, None)
+    (gathered,) = span_of([3, 5, 4], 9, 1, None).pieces
     assert gathered.first_slot is None
     assert gathered.blocks is not None
     assert gathered.blocks.tolist() == [3, 5, 4]
@@ -56,10 +56,11 @@ def test_spans_and_masks_show_exactly_what_a_token_may_see(
         for index in range(count):
             here = position + index
             expected = {key for key in range(here + 1) if window is None or key > here - window}
-            seen = set(range(span.start, span.stop))
+            start = position + count - sum(piece.count for piece in span.pieces)
+            seen = set(range(start, position + count))
             if span.mask is not None:
                 row = span.mask[group * count + index]
-                seen = {span.start + key for key in range(row.shape[0]) if row[key] == 0}
+                seen = {start + key for key in range(row.shape[0]) if row[key] == 0}
             assert seen == expected
 
 
@@ -67,3 +68,14 @@ def test_windows_that_hide_nothing_share_a_span() -> None:
     row = plan_step([(SequenceKv([0, 1], 3, 4), 3, 2)], 2, FORM).rows[0]
     assert row.key_span(None) is row.key_span(5)
     assert row.key_span(4) is not row.key_span(None)
+
+
+def test_a_single_token_reads_tiles_whose_cuts_depend_on_its_position_alone() -> None:
+    blocks = [*range(128, 256), *range(128), *range(300, 310)]
+    pieces = span_of(blocks, 2 * TILE_TOKENS + 3, 1, None).pieces
+    assert [piece.count for piece in pieces] == [TILE_TOKENS, TILE_TOKENS, 4]
+    assert [piece.first_slot for piece in pieces] == [512, 0, 1200]
+    windowed = span_of(blocks, 2 * TILE_TOKENS + 3, 1, 10).pieces
+    assert [piece.count for piece in windowed] == [6, 4]
+    assert len(span_of(blocks, 2 * TILE_TOKENS, 2, None).pieces) == 1
+    assert len(span_of(blocks, 2 * TILE_TOKENS, 1, None, GROUPED).pieces) == 1
