@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2_grpc
 from shoal_common.app import die_with_parent, run_service, until_signal, write_ready_file
-from shoal_common.clock import SystemClock
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import ShoalError
 from shoal_common.ids import new_incarnation
 from shoal_common.log import setup
@@ -27,6 +27,7 @@ from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.outlet import StageOutlet
+from shoal_worker_gpu.reservation import ReservationLimits, Reservations
 from shoal_worker_gpu.rpc import Engine, StageRpc
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.shards import LocalModel, ShardClient
@@ -193,6 +194,7 @@ class EngineChild:
                 ack_timeout_s=self._settings.ack_timeout_s,
             ),
             self._metrics,
+            self._clock,
         )
         self._rpc.engine = engine
         self._status.state = pipeline_pb2.ENGINE_STATE_READY
@@ -201,10 +203,9 @@ class EngineChild:
 
 
 def build_engine(
-    backend: Backend, settings: Settings, speaker: Speaker, metrics: EngineMetrics
+    backend: Backend, settings: Settings, speaker: Speaker, metrics: EngineMetrics, clock: Clock
 ) -> Engine:
     """The parts of one engine, connected; nothing runs yet."""
-    clock = SystemClock()
     core = StageCore(
         backend,
         speaker.node_id,
@@ -220,11 +221,19 @@ def build_engine(
         running_max=settings.max_running,
         waiting_max=settings.max_waiting,
         prefill_tokens_max=settings.prefill_chunk_tokens,
-        grow_blocks=settings.grow_blocks,
-        attach_timeout_s=settings.link_timeout_s,
         lease_s=settings.lease_s,
     )
-    head = Head(core, links, speaker, clock, metrics, limits)
+    reservations = Reservations(
+        core,
+        ReservationLimits(
+            grow_blocks=settings.grow_blocks,
+            grant_timeout_s=settings.link_timeout_s,
+            lease_s=settings.lease_s,
+            has_prefix_cache=settings.prefix_cache,
+            are_prefixes_tenants_own=settings.prefix_cache_scope == "tenant",
+        ),
+    )
+    head = Head(core, links, speaker, clock, metrics, limits, reservations)
     core.outlet = outlet
     outlet.connect(links, head)
     return Engine(core, head, outlet, links)

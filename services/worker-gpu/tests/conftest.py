@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
+from typing import Any, Generic, TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.ids import new_incarnation
 from shoal_common.rpc import RpcChannel, RpcServer, locator, translated
+from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.engine_child import build_engine, run_engine
 from shoal_worker_gpu.links import Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
@@ -21,32 +24,48 @@ from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend
 
 LAYER_COUNT = 6
+B = TypeVar("B", bound=Backend)
 
 
-class Node:
-    """One engine with its server."""
+class Node(Generic[B]):
+    """One engine with its server.
 
-    def __init__(self, backend: HashBackend, settings: Settings, name: str) -> None:
+    rpc: may be replaced before `start` by one that misbehaves.
+    """
+
+    def __init__(
+        self,
+        backend: B,
+        settings: Settings,
+        name: str,
+        *,
+        clock: Clock | None = None,
+        ack_timeout_s: float = 1.0,
+    ) -> None:
         self.backend = backend
         self.name = name
         self.incarnation = new_incarnation()
+        self.speaker = Speaker(name, self.incarnation, "", 5.0, ack_timeout_s)
+        self.metrics = EngineMetrics(CollectorRegistry())
         self.engine: Engine
         self.server = RpcServer("127.0.0.1:0", drain_timeout_s=0)
-        self._rpc = StageRpc(self.incarnation, pipeline_pb2.EngineStatus)
+        self.rpc = StageRpc(self.incarnation, pipeline_pb2.EngineStatus)
+        self._clock = clock or SystemClock()
         self._settings = settings
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        speaker = Speaker(self.name, self.incarnation, "", 5.0, 1.0)
-        metrics = EngineMetrics(CollectorRegistry())
-        self.engine = build_engine(self.backend, self._settings, speaker, metrics)
-        self._rpc.engine = self.engine
-        self.server.add(stage_pb2_grpc.add_StageServiceServicer_to_server, self._rpc)
+        self.engine = build_engine(
+            self.backend, self._settings, self.speaker, self.metrics, self._clock
+        )
+        self.rpc.engine = self.engine
+        self.server.add(stage_pb2_grpc.add_StageServiceServicer_to_server, self.rpc)
         await self.server.start()
         self._running = asyncio.create_task(run_engine(self.engine))
 
     async def stop(self) -> None:
-        self.backend.gate.set()
+        if isinstance(self.backend, HashBackend):
+            self.backend.gate.set()
         await self.server.stop()
         if self._running is not None:
             self._running.cancel()
@@ -64,10 +83,10 @@ class Node:
         )
 
 
-class Pipeline:
+class Pipeline(Generic[B]):
     """Nodes that cover all layers, and what a driver does with them."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node[B]]) -> None:
         self.nodes = nodes
         self.plan = pipeline_pb2.Pipeline(
             pipeline_id="p", revision=1, model="m", stages=[node.stage() for node in nodes]
@@ -114,34 +133,47 @@ class Pipeline:
                 await self._stub.GetEngine(stage_pb2.GetEngineRequest())
 
 
+@asynccontextmanager
+async def running(nodes: Sequence[Node[B]]) -> AsyncIterator[Pipeline[B]]:
+    """Start the nodes; stop whatever has started at the end."""
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await node.start()
+            stack.push_async_callback(node.stop)
+        pipeline = Pipeline(nodes)
+        stack.push_async_callback(pipeline.close)
+        yield pipeline
+
+
+def hash_nodes(
+    cuts: Sequence[int],
+    settings: Settings | None = None,
+    *,
+    clock: Clock | None = None,
+    ack_timeout_s: float = 1.0,
+    **options: int,
+) -> list[Node[HashBackend]]:
+    """Nodes worker-0, worker-1 ... that are not started yet."""
+    return [
+        Node(
+            HashBackend(start, stop, LAYER_COUNT, **options),
+            settings or Settings(block_size_tokens=4),
+            f"worker-{index}",
+            clock=clock,
+            ack_timeout_s=ack_timeout_s,
+        )
+        for index, (start, stop) in enumerate(pairwise([0, *cuts, LAYER_COUNT]))
+    ]
+
+
 @pytest.fixture
 async def make_pipeline() -> AsyncIterator[Callable[..., object]]:
-    """`await make_pipeline(cuts, **options of HashBackend)`, closed at the end of the test."""
+    """`await make_pipeline(cuts, **options of hash_nodes)`, closed at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        @asynccontextmanager
-        async def running(
-            cuts: Sequence[int], settings: Settings, options: dict[str, int]
-        ) -> AsyncIterator[Pipeline]:
-            bounds = [0, *cuts, LAYER_COUNT]
-            nodes = [
-                Node(HashBackend(start, stop, LAYER_COUNT, **options), settings, f"worker-{index}")
-                for index, (start, stop) in enumerate(pairwise(bounds))
-            ]
-            for node in nodes:
-                await node.start()
-            pipeline = Pipeline(nodes)
-            try:
-                yield pipeline
-            finally:
-                await pipeline.close()
-                for node in nodes:
-                    await node.stop()
-
         async def make(
-            cuts: Sequence[int] = (), settings: Settings | None = None, **options: int
-        ) -> Pipeline:
-            chosen = settings or Settings(block_size_tokens=4)
-            return await stack.enter_async_context(running(cuts, chosen, options))
+            cuts: Sequence[int] = (), settings: Settings | None = None, **options: Any
+        ) -> Pipeline[HashBackend]:
+            return await stack.enter_async_context(running(hash_nodes(cuts, settings, **options)))
 
         yield make

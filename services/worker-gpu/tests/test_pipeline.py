@@ -17,11 +17,11 @@ from shoal_common.errors import (
 )
 from shoal_worker_gpu.errors import QueueFull, WrongEngine
 from shoal_worker_gpu.settings import Settings
-from shoal_worker_gpu.testing import expected_tokens
+from shoal_worker_gpu.testing import HashBackend, expected_tokens
 
 from .conftest import Pipeline
 
-Make = Callable[..., Awaitable[Pipeline]]
+Make = Callable[..., Awaitable[Pipeline[HashBackend]]]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 CUTS = [pytest.param((), id="1"), pytest.param((2,), id="2"), pytest.param((2, 4), id="3")]
 
