@@ -1,0 +1,5 @@
+"""`python -m bench.engine`."""
+
+from bench.engine.runner import main
+
+main()

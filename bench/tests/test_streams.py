@@ -1,0 +1,82 @@
+"""Timed streams over real HTTP, and prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bench.streams import HttpClient, Timed, chat_body, end_ids, random_ids
+
+USAGE = {"completion_tokens": 4, "prompt_tokens": 9}
+
+
+def event(data: object) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+async def answer(request: web.Request) -> web.StreamResponse:
+    """Three pieces of text, of which one is empty, in the form the path asks for."""
+    body = await request.json()
+    assert body["stream"] is True
+    if body.get("fails"):
+        return web.json_response({"error": "no"}, status=429)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for text in ("", "a", "b"):
+        choice = {"delta": {"content": text}} if "chat" in request.path else {"text": text}
+        await response.write(event({"choices": [choice]}))
+    if body.get("breaks"):
+        await response.write(event({"error": {"message": "lost"}}))
+    await response.write(b": comment\n\n" + event({"choices": [], "usage": USAGE}))
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+@pytest.fixture
+async def url() -> object:
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    server = TestServer(app)
+    await server.start_server()
+    yield str(server.make_url("")).rstrip("/")
+    await server.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_pieces_are_timed_and_usage_is_read(url: str, path: str) -> None:
+    async with HttpClient(url, "key") as client:
+        timed = await client.stream(path, {})
+    assert len(timed.times) == 2
+    assert timed.sent_at < timed.times[0] <= timed.times[1]
+    assert (timed.token_count, timed.prompt_count) == (4, 9)
+
+
+@pytest.mark.parametrize("how", ["fails", "breaks"])
+async def test_an_error_is_not_a_result(url: str, how: str) -> None:
+    async with HttpClient(url) as client:
+        with pytest.raises(RuntimeError, match="429" if how == "fails" else "lost"):
+            await client.stream("/v1/chat/completions", {how: True})
+
+
+def test_times_of_a_stream() -> None:
+    timed = Timed(sent_at=1.0, times=[1.5, 2.0, 3.5], token_count=5)
+    assert timed.first_s == 0.5
+    assert timed.gaps_s == [0.5, 1.5]
+    assert timed.token_s == 0.5
+
+
+def test_a_prompt_is_new_unless_it_has_a_seed() -> None:
+    assert random_ids(32, 1000) != random_ids(32, 1000)
+    assert random_ids(32, 1000, seed=3) == random_ids(32, 1000, seed=3)
+    assert all(100 <= token < 1000 for token in random_ids(500, 1000))
+
+
+def test_ends_are_forbidden_in_a_chat(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": 2}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 2]}')
+    assert end_ids(tmp_path) == [2, 5]
+    assert chat_body("m", tmp_path, "hi", 3)["logit_bias"] == {"2": -100, "5": -100}
