@@ -214,6 +214,7 @@ def build_engine(
         metrics,
         queue_items_max=settings.step_queue_max,
         row_budget=settings.step_row_budget,
+        prefix_ttl_s=settings.session_kv_ttl_s,
     )
     outlet = StageOutlet(core)
     links = LinkPool(speaker, outlet, clock)
@@ -258,12 +259,13 @@ async def run_engine(engine: Engine) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m shoal_worker_gpu.engine_child ORDER.json`: the file is read and removed."""
-    die_with_parent()
     arguments = list(sys.argv[1:] if argv is None else argv)
     assert len(arguments) == 1, "the agent passes one order file"
     path = Path(arguments[0])
     order = Order.parse(path.read_text())
     path.unlink()
+    # By its number: an agent that died while this process was importing is not its parent now.
+    die_with_parent(order.agent_pid)
     setup("worker-gpu", order.settings.fleet.log_level, order.settings.fleet.log_format)
     child = EngineChild(order)
     run_service(child.run)

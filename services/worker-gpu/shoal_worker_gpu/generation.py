@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from shoal.worker.v1 import stage_pb2
 from shoal_common.errors import ShoalError
 from shoal_common.ids import SequenceId
+from shoal_worker_gpu.prefix import PrefixKeys
 from shoal_worker_gpu.scheduler import Candidate
 from shoal_worker_gpu.sequence import SequenceKey
 
@@ -30,7 +31,9 @@ class Generation:
     """A request from its arrival to its last token.
 
     ids: prompt, then what was generated; positions [0, computed) are in KV. room: positions for
-    which every stage holds blocks. Invariant: computed + in-flight tokens <= len(ids).
+    which every stage holds blocks. keys: finds its prefixes again, None without a prefix cache.
+    cached_count: prompt tokens that the first attempt did not compute. may_reuse: it may start
+    behind what the stages remember. Invariant: computed + in-flight tokens <= len(ids).
     """
 
     sequence: SequenceId
@@ -43,6 +46,9 @@ class Generation:
     stop_ids: frozenset[int]
     arrived_at: float
     deadline_at: float | None
+    keys: PrefixKeys | None = None
+    may_reuse: bool = True
+    cached_count: int = 0
     phase: Phase = Phase.WAITING
     computed: int = 0
     room: int = 0
@@ -71,12 +77,20 @@ class Generation:
             is_in_flight=self.is_in_flight,
         )
 
-    def admitted(self, now: float) -> None:
+    def block_keys(self, token_count: int) -> list[bytes]:
+        """Keys of the complete blocks of the first `token_count` ids."""
+        return self.keys.of(self.ids[:token_count]) if self.keys is not None else []
+
+    def admitted(self, now: float, room: int, cached_count: int) -> None:
+        """Every stage holds `room` positions, the first `cached_count` of them filled."""
         self.phase = Phase.RUNNING
-        queued_ms = int((now - self.arrived_at) * 1000)
-        self.events.put_nowait(
-            stage_pb2.GenerateResponse(admitted=stage_pb2.Admitted(queued_ms=queued_ms))
+        self.room = room
+        self.computed = cached_count
+        self.cached_count = self.cached_count or min(cached_count, self.prompt_count)
+        admitted = stage_pb2.Admitted(
+            queued_ms=int((now - self.arrived_at) * 1000), cached_token_count=self.cached_count
         )
+        self.events.put_nowait(stage_pb2.GenerateResponse(admitted=admitted))
 
     def put_back(self) -> None:
         """Forget what is computed; the ids stay, so that a replay goes on behind them."""
@@ -121,6 +135,7 @@ class Generation:
             reason=reason,
             prompt_token_count=self.prompt_count,
             generated_token_count=self.generated_count,
+            cached_token_count=self.cached_count,
             near_tie_count=self.near_ties,
         )
         self.events.put_nowait(stage_pb2.GenerateResponse(finished=finished))

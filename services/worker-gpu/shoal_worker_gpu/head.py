@@ -24,6 +24,7 @@ from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
 from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name, stage_name
+from shoal_worker_gpu.reservation import Grant, Reservations
 from shoal_worker_gpu.scheduler import StepLimits, choose_rows
 from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.stage_core import StageCore
@@ -42,8 +43,6 @@ class HeadLimits:
     running_max: int
     waiting_max: int
     prefill_tokens_max: int
-    grow_blocks: int
-    attach_timeout_s: float
     lease_s: float
 
 
@@ -58,8 +57,10 @@ class Head:
         clock: Clock,
         metrics: EngineMetrics,
         limits: HeadLimits,
+        reservations: Reservations,
     ) -> None:
         self._core = core
+        self._reservations = reservations
         self._links = links
         self._speaker = speaker
         self._clock = clock
@@ -129,6 +130,7 @@ class Head:
             stop_ids=stop_ids,
             arrived_at=now,
             deadline_at=now + request.remaining_ms / 1000 if request.remaining_ms else None,
+            keys=self._reservations.prefix_keys(request),
         )
         self._live[generation.sequence] = generation
         self._plans[generation.sequence] = plan
@@ -156,13 +158,17 @@ class Head:
         self._plans.pop(generation.sequence, None)
         if generation in self._waiting:
             self._waiting.remove(generation)
-        self._core.detach(generation.key)
+        self._detach(generation)
         self._admission.set()
         self._gauge()
         run = self._runs.get(pipeline_name(generation.request.pipeline))
         if run is not None:
             run.prune(self._is_running)
             self._launch(run)
+
+    def _detach(self, generation: Generation) -> None:
+        """Free its KV on every stage; what is computed stays findable by its prefix."""
+        self._core.detach(generation.key, generation.block_keys(generation.computed))
 
     def _is_running(self, key: SequenceKey) -> bool:
         generation = self._live.get(key.sequence)
@@ -198,36 +204,42 @@ class Head:
     async def _admit(self, generation: Generation) -> bool:
         """Attach the oldest waiting generation; False when it must wait for room."""
         generation.phase = Phase.ATTACHING
+        grant = Grant(0, 0)
+        exhausted: ShoalError | None = None
         try:
             run = await self._pipeline(generation.request.pipeline)
-            granted = await self._attach(generation, run)
+            grant = await self._reservations.attach(
+                generation, run, self._plans[generation.sequence], self
+            )
         except KvExhausted as err:
-            granted = 0
-            exhausted: ShoalError = err
+            exhausted = err
         except ShoalError as err:
             self._drop_waiting(generation)
             generation.fail(err)
             return True
-        else:
-            exhausted = KvExhausted(self._blocks_for(generation), 0, granted)
         if generation.phase is Phase.ENDED:
             self._core.detach(generation.key)
             return True
-        block_size = self._core.backend.block_size_tokens
-        if granted * block_size < len(generation.ids):
+        room = grant.block_count * self._core.backend.block_size_tokens
+        if room < len(generation.ids):
             self._core.detach(generation.key)
             generation.put_back()
             if self.running_count:
                 return False
             self._drop_waiting(generation)
-            generation.fail(exhausted)
+            wanted = self._reservations.blocks_for(generation)
+            generation.fail(exhausted or KvExhausted(wanted, 0, grant.block_count))
             return True
         self._drop_waiting(generation)
-        generation.room = granted * block_size
-        generation.admitted(self._clock.monotonic())
+        self._note_prefix(generation, grant.cached_token_count)
+        generation.admitted(self._clock.monotonic(), room, grant.cached_token_count)
         self._gauge()
         self._launch(run)
         return True
+
+    def _note_prefix(self, generation: Generation, cached_count: int) -> None:
+        self._metrics.prompt_tokens.labels("reused").inc(cached_count)
+        self._metrics.prompt_tokens.labels("computed").inc(len(generation.ids) - cached_count)
 
     def _drop_waiting(self, generation: Generation) -> None:
         if generation in self._waiting:
@@ -253,51 +265,6 @@ class Head:
         idle = [name for name in self._runs if name not in used]
         for name in idle[: max(0, len(self._runs) - _PIPELINES_MAX + 1)]:
             await self._runs.pop(name).close()
-
-    def _blocks_for(self, generation: Generation) -> int:
-        """Blocks for all known ids and a lump to grow into, within the context."""
-        backend = self._core.backend
-        size = backend.block_size_tokens
-        last = min(
-            backend.context_length,
-            generation.prompt_count + generation.max_tokens,
-            len(generation.ids) + self._limits.grow_blocks * size,
-        )
-        return -(-max(last, len(generation.ids)) // size)
-
-    async def _attach(self, generation: Generation, run: PipelineRun) -> int:
-        """Attach on every stage; the least number of blocks granted."""
-        wanted = self._blocks_for(generation)
-        key = generation.key
-        plan = self._plans[generation.sequence]
-        is_last = not run.route
-        self._core.table.attach(
-            key,
-            wanted,
-            head_incarnation=self._core.incarnation,
-            route=run.route,
-            upstream=self,
-            sampling=plan.state(generation) if is_last else None,
-            lease_s=float("inf"),
-        )
-        if is_last:
-            return wanted
-        assert run.link is not None
-        attach = stage_pb2.Attach(
-            key=stage_pb2.SequenceKey(sequence=key.sequence, attempt=key.attempt),
-            head_incarnation=self._core.incarnation,
-            route=run.route[1:],
-            layer_start=run.route[0].layer_start,
-            layer_stop=run.route[0].layer_stop,
-            model_revision=generation.request.pipeline.model_revision,
-            blocks_wanted=wanted,
-            sampling=plan.message(generation),
-            lease_ms=int(self._limits.lease_s * 1000),
-        )
-        granted = await run.link.ask(
-            key, stage_pb2.LinkRequest(attach=attach), self._limits.attach_timeout_s
-        )
-        return min(wanted, granted.blocks_granted)
 
     def _launch(self, run: PipelineRun) -> None:
         """Start the pipeline's next step if there is room and work for one."""
@@ -359,7 +326,7 @@ class Head:
             generation.accept(row)
             self._metrics.tokens.inc(row.HasField("token"))
             if not self._is_running(generation.key):
-                self._core.detach(generation.key)
+                self._detach(generation)
                 self._admission.set()
         self._launch(run)
 
@@ -368,12 +335,10 @@ class Head:
         size = self._core.backend.block_size_tokens
         if generation.is_growing or generation.phase is not Phase.RUNNING:
             return
-        last = min(
-            self._core.backend.context_length, generation.prompt_count + generation.max_tokens
-        )
-        if generation.room >= last or len(generation.ids) + size // 2 < generation.room:
+        is_near_end = len(generation.ids) + size // 2 >= generation.room
+        if not is_near_end or generation.room >= self._reservations.last_position(generation):
             return
-        wanted = self._blocks_for(generation)
+        wanted = self._reservations.blocks_for(generation)
         try:
             self._core.table.grow(generation.key, wanted)
         except KvExhausted as err:
@@ -389,23 +354,15 @@ class Head:
         task.add_done_callback(self._asks.discard)
 
     async def _grow_behind(self, generation: Generation, run: PipelineRun, wanted: int) -> None:
-        assert run.link is not None
         key = generation.key
-        grow = stage_pb2.Grow(
-            key=stage_pb2.SequenceKey(sequence=key.sequence, attempt=key.attempt),
-            blocks_wanted=wanted,
-        )
         try:
-            granted = await run.link.ask(
-                key, stage_pb2.LinkRequest(grow=grow), self._limits.attach_timeout_s
-            )
+            blocks = await self._reservations.grow_behind(generation, run, wanted)
         except StageFailed as err:
             generation.fail(err)
             return
         if generation.key != key or generation.phase is not Phase.RUNNING:
             return
         generation.is_growing = False
-        blocks = min(wanted, granted.blocks_granted)
         generation.room = max(generation.room, blocks * self._core.backend.block_size_tokens)
         if blocks < wanted and len(generation.ids) >= generation.room:
             self._preempt(run, KvExhausted(wanted, 0, blocks))
@@ -416,21 +373,34 @@ class Head:
         running = self._running(run)
         victim = youngest(running)
         assert victim is not None
-        self._core.detach(victim.key)
+        self._detach(victim)
         if len(running) == 1 and self.running_count == 1:
             victim.fail(error)
             return
+        self._requeue(victim, run)
+
+    def _requeue(self, generation: Generation, run: PipelineRun) -> None:
+        """Back to the front of the queue: it will be replayed behind what it has generated."""
         self._metrics.preemptions.inc()
-        victim.put_back()
+        generation.put_back()
         run.prune(self._is_running)
-        self._waiting.appendleft(victim)
-        log.info("sequence preempted", extra={"generated": victim.generated_count})
+        self._waiting.appendleft(generation)
+        self._admission.set()
+        log.info("sequence preempted", extra={"generated": generation.generated_count})
 
     def refuse(self, key: SequenceKey, reason: str, detail: str, node_id: str) -> None:
         """A stage, this one or one behind it, cannot go on with a sequence."""
         generation = self._live.get(key.sequence)
-        if generation is not None and generation.key == key:
-            generation.fail(StageFailed(node_id, f"{detail} ({reason})"))
+        if generation is None or generation.key != key:
+            return
+        run = self._runs.get(pipeline_name(generation.request.pipeline))
+        if reason == KvExhausted.reason and run is not None and generation.may_reuse:
+            # Its stages disagreed on the prefix and one has no room for what it must give up.
+            generation.may_reuse = False
+            self._core.detach(key)
+            self._requeue(generation, run)
+            return
+        generation.fail(StageFailed(node_id, f"{detail} ({reason})"))
 
     def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
         """A process behind the head is gone: every generation through it ends."""
@@ -439,7 +409,7 @@ class Head:
             if gone not in name[2]:
                 continue
             for generation in self._on_pipeline(name):
-                self._core.detach(generation.key)
+                self._detach(generation)
                 generation.fail(StageFailed(stage.node_id, detail))
             del self._runs[name]
             task = asyncio.create_task(run.close())

@@ -39,6 +39,12 @@ class EngineMetrics:
             prefix + "step_failures_total", "Steps that failed.", registry=registry
         )
         self.tokens = Counter(prefix + "tokens_total", "Tokens generated.", registry=registry)
+        self.prompt_tokens = Counter(
+            prefix + "prompt_tokens_total",
+            "Tokens of admitted sequences, computed or reused from KV.",
+            ["source"],
+            registry=registry,
+        )
         self.preemptions = Counter(
             prefix + "preemptions_total", "Sequences put back for lack of KV.", registry=registry
         )

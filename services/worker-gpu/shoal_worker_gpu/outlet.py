@@ -60,7 +60,8 @@ class StageOutlet:
             return
         link = self._links.present(entry.route[0])
         if link is not None:
-            link.send(stage_pb2.LinkRequest(detach=stage_pb2.Detach(key=_wire_key(entry.key))))
+            detach = stage_pb2.Detach(key=_wire_key(entry.key), block_hashes=entry.keys)
+            link.send(stage_pb2.LinkRequest(detach=detach))
 
     def link_refused(self, refused: stage_pb2.SequenceRefused) -> None:
         """A stage behind dropped a sequence: drop it here and tell the stage before."""

@@ -16,7 +16,7 @@ from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, WrongEngine
 from shoal_worker_gpu.head import Head
 from shoal_worker_gpu.links import LinkPool
 from shoal_worker_gpu.outlet import StageOutlet
-from shoal_worker_gpu.sequence import SequenceKey
+from shoal_worker_gpu.sequence import SequenceKey, StageSequence
 from shoal_worker_gpu.stage_core import StageCore
 from shoal_worker_gpu.step_queue import WorkItem, WorkRow
 
@@ -153,7 +153,7 @@ class UpstreamLink:
         elif kind == "grow":
             self._tasks.create_task(self._on_grow(request.grow))
         elif kind == "detach":
-            self._core.detach(_key(request.detach.key))
+            self._core.detach(_key(request.detach.key), list(request.detach.block_hashes))
         elif kind == "lease":
             self._on_lease(request)
 
@@ -182,13 +182,16 @@ class UpstreamLink:
 
     async def _on_attach(self, attach: stage_pb2.Attach) -> None:
         key = _key(attach.key)
-        granted = 0
+        granted = held = 0
         try:
             self._check_attach(attach)
-            self._enter(attach, key)
+            entry = self._enter(attach, key)
             granted = attach.blocks_wanted
+            held = self._core.backend.pool.blocks_for(entry.kv.length)
             if attach.route:
-                granted = min(granted, await self._attach_behind(attach, key))
+                behind = await self._attach_behind(attach, key)
+                granted = min(granted, behind.blocks_granted)
+                held = min(held, behind.blocks_held)
         except KvExhausted:
             granted = 0
         except ShoalError as err:
@@ -198,7 +201,7 @@ class UpstreamLink:
         if granted < attach.blocks_wanted:
             self._core.detach(key)
             granted = 0
-        self._granted(key, granted)
+        self._granted(key, granted, held)
 
     def _check_attach(self, attach: stage_pb2.Attach) -> None:
         backend = self._core.backend
@@ -210,13 +213,13 @@ class UpstreamLink:
         if bool(attach.route) == (backend.layer_stop == backend.layer_count):
             raise WrongEngine("the route does not end at the last layer")
 
-    def _enter(self, attach: stage_pb2.Attach, key: SequenceKey) -> None:
+    def _enter(self, attach: stage_pb2.Attach, key: SequenceKey) -> StageSequence:
         sampling = None
         if not attach.route:
             state = attach.sampling
             spec = spec_from_wire(state.spec)
             sampling = SamplingState(spec, state.prompt_ids, state.generated_ids)
-        self._core.table.attach(
+        return self._core.table.attach(
             key,
             attach.blocks_wanted,
             head_incarnation=attach.head_incarnation,
@@ -224,9 +227,11 @@ class UpstreamLink:
             upstream=self,
             sampling=sampling,
             lease_s=attach.lease_ms / 1000,
+            keys=list(attach.prefix_block_hashes),
+            token_count=max(1, attach.token_count),
         )
 
-    async def _attach_behind(self, attach: stage_pb2.Attach, key: SequenceKey) -> int:
+    async def _attach_behind(self, attach: stage_pb2.Attach, key: SequenceKey) -> stage_pb2.Granted:
         link = await self._engine.links.get(attach.route[0])
         onward = stage_pb2.Attach()
         onward.CopyFrom(attach)
@@ -234,8 +239,7 @@ class UpstreamLink:
         onward.route.extend(attach.route[1:])
         onward.layer_start = attach.route[0].layer_start
         onward.layer_stop = attach.route[0].layer_stop
-        granted = await link.ask(key, stage_pb2.LinkRequest(attach=onward), _GRANT_TIMEOUT_S)
-        return granted.blocks_granted
+        return await link.ask(key, stage_pb2.LinkRequest(attach=onward), _GRANT_TIMEOUT_S)
 
     async def _on_grow(self, grow: stage_pb2.Grow) -> None:
         key = _key(grow.key)
@@ -257,8 +261,8 @@ class UpstreamLink:
             return
         self._granted(key, granted)
 
-    def _granted(self, key: SequenceKey, blocks: int) -> None:
-        granted = stage_pb2.Granted(key=_wire_key(key), blocks_granted=blocks)
+    def _granted(self, key: SequenceKey, blocks: int, held: int = 0) -> None:
+        granted = stage_pb2.Granted(key=_wire_key(key), blocks_granted=blocks, blocks_held=held)
         self._reply(stage_pb2.LinkResponse(granted=granted))
 
     def _on_lease(self, request: stage_pb2.LinkRequest) -> None:

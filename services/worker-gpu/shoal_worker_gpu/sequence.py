@@ -6,7 +6,7 @@ streams; `upstream` is only kept for whoever answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -36,7 +36,8 @@ class StageSequence:
     """What one stage keeps of a sequence.
 
     next_position: the first position not yet accepted; kv.length follows when it is computed.
-    route: the stages behind this one, in order.
+    route: the stages behind this one, in order. keys: prefix keys of its complete blocks, as far
+    as the head has told them. has_started: its first rows have come.
     """
 
     key: SequenceKey
@@ -47,18 +48,20 @@ class StageSequence:
     sampling: SamplingState | None
     lease_s: float
     lease_ends_at: float
+    keys: Sequence[bytes] = ()
     next_position: int = 0
+    has_started: bool = False
 
 
 class SequenceTable:
     """At most one attempt of each sequence; every entry holds its blocks until it leaves."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
-        self._backend = backend
+        self._pool = backend.pool
         self._clock = clock
         self._entries: dict[int, StageSequence] = {}
         self._computing: frozenset[SequenceKey] = frozenset()
-        self._leaving: list[SequenceKv] = []
+        self._leaving: list[StageSequence] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -80,8 +83,12 @@ class SequenceTable:
         upstream: Upstream,
         sampling: SamplingState | None,
         lease_s: float,
+        keys: Sequence[bytes] = (),
+        token_count: int = 1,
     ) -> StageSequence:
-        """Enter a sequence with `block_count` blocks.
+        """Enter a sequence with `block_count` blocks, those remembered by `keys` among them.
+
+        token_count: tokens known; at least the last of them will be computed.
 
         A higher attempt evicts a lower one; the same attempt again is answered with what stands.
         Raises StaleAttempt for a lower one, KvExhausted with nothing taken.
@@ -94,7 +101,7 @@ class SequenceTable:
                 return present
             self.detach(present.key)
         try:
-            kv = self._backend.attach(block_count)
+            kv = self._pool.attach(block_count, keys, token_count - 1)
         except CacheFull as err:
             raise self._exhausted(block_count) from err
         entry = StageSequence(
@@ -106,6 +113,8 @@ class SequenceTable:
             sampling=sampling,
             lease_s=lease_s,
             lease_ends_at=self._clock.monotonic() + lease_s,
+            keys=keys,
+            next_position=kv.length,
         )
         self._entries[key.sequence] = entry
         return entry
@@ -118,21 +127,39 @@ class SequenceTable:
         missing = block_count - len(entry.kv.blocks)
         if missing > 0:
             try:
-                self._backend.grow(entry.kv, missing)
+                self._pool.grow(entry.kv, missing)
             except CacheFull as err:
                 raise self._exhausted(missing) from err
         return entry
 
-    def detach(self, key: SequenceKey) -> StageSequence | None:
-        """Free the sequence's blocks. Unknown keys are nothing to do."""
+    def start(self, entry: StageSequence, position: int) -> None:
+        """The sequence's first rows begin at `position`, which all stages have agreed on.
+
+        Raises StaleAttempt when this stage does not hold what lies before, KvExhausted.
+        """
+        if position > entry.kv.length:
+            raise StaleAttempt(f"it starts at {position}, {entry.kv.length} positions are held")
+        try:
+            self._pool.start_at(entry.kv, position)
+        except CacheFull as err:
+            raise self._exhausted(err.blocks_asked) from err
+        entry.next_position = position
+        entry.has_started = True
+
+    def detach(self, key: SequenceKey, keys: Sequence[bytes] = ()) -> StageSequence | None:
+        """Free the sequence's blocks. Unknown keys are nothing to do.
+
+        keys: of all its complete blocks, when the head knows more of them by now.
+        """
         entry = self.get(key)
         if entry is None:
             return None
+        entry.keys = keys or entry.keys
         del self._entries[key.sequence]
         if key in self._computing:
-            self._leaving.append(entry.kv)
+            self._leaving.append(entry)
         else:
-            self._backend.release(entry.kv)
+            self._pool.detach(entry.kv, entry.keys)
         return entry
 
     def begin_step(self, keys: Iterable[SequenceKey]) -> None:
@@ -141,11 +168,16 @@ class SequenceTable:
         self._computing = frozenset(keys)
 
     def end_step(self) -> None:
-        """Free what was detached during the step."""
+        """Remember what the step has filled, and free what was detached meanwhile."""
+        for key in self._computing:
+            entry = self.get(key)
+            if entry is not None:
+                self._pool.copied(entry.kv)
+                self._pool.remember(entry.kv, entry.keys)
         self._computing = frozenset()
         leaving, self._leaving = self._leaving, []
-        for kv in leaving:
-            self._backend.release(kv)
+        for entry in leaving:
+            self._pool.detach(entry.kv, entry.keys)
 
     def renew(self, head_incarnation: str) -> None:
         """The head is alive: its sequences may stay for another lease."""
@@ -160,4 +192,4 @@ class SequenceTable:
         return [entry for entry in self._entries.values() if entry.lease_ends_at < now]
 
     def _exhausted(self, wanted: int) -> KvExhausted:
-        return KvExhausted(wanted, self._backend.blocks_free, self._backend.blocks_total)
+        return KvExhausted(wanted, self._pool.free_count, self._pool.block_count)

@@ -47,6 +47,12 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Frames that may wait for a stage's next step."""
     grow_blocks: int = Field(default=4, ge=1, le=1024)
     """KV blocks asked for at once when a sequence grows."""
+    prefix_cache: bool = True
+    """Keep the KV of prompts and replies, so that what begins alike is computed once."""
+    prefix_cache_scope: Literal["tenant", "fleet"] = "tenant"
+    """Who may reuse a prefix; with `fleet`, timing tells one tenant what others have asked."""
+    session_kv_ttl_s: float = Field(default=600.0, gt=0, le=86400)
+    """Seconds after which an unused prefix is forgotten, even with memory to spare."""
     strict_exact: bool = False
     """Pad small steps, so that the last bits of a reply never depend on its neighbours."""
     beat_interval_s: float = Field(default=1.0, gt=0, le=60)

@@ -63,6 +63,7 @@ class StageCore:
         *,
         queue_items_max: int,
         row_budget: int,
+        prefix_ttl_s: float = 600.0,
     ) -> None:
         self.backend = backend
         self.node_id = node_id
@@ -70,6 +71,7 @@ class StageCore:
         self.table = SequenceTable(backend, clock)
         self.layer_time_us = 0.0
         self.outlet: Outlet | None = None
+        self._prefix_ttl_s = prefix_ttl_s
         self._clock = clock
         self._metrics = metrics
         self._queue = StepQueue(queue_items_max, row_budget)
@@ -103,9 +105,9 @@ class StageCore:
             self._left(entry)
             entry.upstream.refuse(key, error.reason, str(error), node_id or self.node_id)
 
-    def detach(self, key: SequenceKey) -> None:
-        """The head lets go of a sequence."""
-        entry = self.table.detach(key)
+    def detach(self, key: SequenceKey, keys: Sequence[bytes] = ()) -> None:
+        """The head lets go of a sequence; `keys` find its complete blocks again."""
+        entry = self.table.detach(key, keys)
         if entry is not None:
             self._left(entry)
 
@@ -135,6 +137,12 @@ class StageCore:
         entry = self.table.get(row.key)
         if entry is None:
             return False
+        if not entry.has_started:
+            try:
+                self.table.start(entry, row.position)
+            except ShoalError as err:
+                self.refuse(row.key, err)
+                return False
         if row.position != entry.next_position or row.position + row.count > entry.kv.capacity:
             detail = (
                 f"{row.count} tokens at position {row.position}; expected position "
@@ -239,9 +247,10 @@ class StageCore:
             token_start, row_start = token_stop, row_stop
 
     async def watch_leases(self, interval_s: float) -> None:
-        """Free the KV of heads that went silent, for ever."""
+        """Free, for ever, the KV of heads that went silent and prefixes nobody uses any more."""
         while True:
             await self._clock.sleep(interval_s)
+            self.backend.pool.forget_idle(self._prefix_ttl_s)
             for entry in self.table.expired():
                 log.warning("lease expired", extra={"head": entry.head_incarnation})
                 self._metrics.leases_expired.inc()

@@ -44,32 +44,20 @@ class HashBackend:
         self.eos_token_ids: frozenset[int] = frozenset()
         self.block_size_tokens = block_size_tokens
         self.weight_bytes = 0
+        self.kv_format = "ids"
         self.step_sizes: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
-        self._pool = BlockPool(block_count, block_size_tokens)
-        self._ids: dict[int, list[int]] = {}
+        self.pool = BlockPool(block_count, block_size_tokens)
+        self._slots = [-1] * (block_count * block_size_tokens)
 
     @property
     def blocks_total(self) -> int:
-        return self._pool.block_count
+        return self.pool.block_count
 
     @property
     def blocks_free(self) -> int:
-        return self._pool.free_count
-
-    def attach(self, block_count: int) -> SequenceKv:
-        kv = self._pool.sequence(block_count * self.block_size_tokens)
-        self._ids[id(kv)] = []
-        return kv
-
-    def grow(self, kv: SequenceKv, block_count: int) -> None:
-        kv.blocks.extend(self._pool.allocate(block_count))
-
-    def release(self, kv: SequenceKv) -> None:
-        self._pool.release(kv.blocks)
-        kv.blocks = []
-        self._ids.pop(id(kv))
+        return self.pool.free_count
 
     def run(self, step: StepInput) -> StepOutput:
         self.gate.wait()
@@ -78,16 +66,30 @@ class HashBackend:
         sampled: list[Sampled | None] = []
         start = 0
         for row in step.rows:
-            known = self._ids[id(row.kv)]
-            assert row.position == len(known) == row.kv.length
-            known.extend(ids[start : start + row.count])
-            assert len(known) <= row.kv.capacity
-            row.kv.length = len(known)
+            self._copy(row.kv)
+            assert row.position == row.kv.length
+            assert row.position + row.count <= row.kv.capacity
+            for offset in range(row.count):
+                self._slots[self._slot(row.kv, row.position + offset)] = ids[start + offset]
+            row.kv.length += row.count
             start += row.count
-            sampled.append(None if row.sampling is None else self._draw(known))
+            sampled.append(None if row.sampling is None else self._draw(self._known(row.kv)))
         if self.layer_stop == self.layer_count:
             return StepOutput(sampled=sampled)
         return StepOutput(activations=struct.pack(f"<{len(ids)}f", *ids))
+
+    def _copy(self, kv: SequenceKv) -> None:
+        size = self.block_size_tokens
+        for source, target in kv.copies:
+            held = self._slots[source * size : (source + 1) * size]
+            self._slots[target * size : (target + 1) * size] = held
+
+    def _slot(self, kv: SequenceKv, position: int) -> int:
+        block, offset = divmod(position, self.block_size_tokens)
+        return kv.blocks[block] * self.block_size_tokens + offset
+
+    def _known(self, kv: SequenceKv) -> list[int]:
+        return [self._slots[self._slot(kv, position)] for position in range(kv.length)]
 
     def _incoming(self, step: StepInput) -> list[int]:
         if self.layer_start == 0:

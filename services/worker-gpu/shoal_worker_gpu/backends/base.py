@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shoal_engine.blocks import SequenceKv
+from shoal_engine.blocks import BlockPool, SequenceKv
 from shoal_engine.sampling import Sampled, SamplingState
 
 
@@ -48,7 +48,8 @@ class StepOutput:
 class Backend(Protocol):
     """Layers [layer_start, layer_stop) with the KV of their sequences.
 
-    `attach`, `grow` and `release` are called from the event loop, `run` from one compute thread.
+    `pool` is used from the event loop, `run` from one compute thread. kv_format: names whatever
+    else changes the numbers in KV (number format, quantisation); part of every prefix key.
     """
 
     layer_start: int
@@ -60,6 +61,8 @@ class Backend(Protocol):
     eos_token_ids: frozenset[int]
     block_size_tokens: int
     weight_bytes: int
+    kv_format: str
+    pool: BlockPool
 
     @property
     def blocks_total(self) -> int: ...
@@ -67,18 +70,9 @@ class Backend(Protocol):
     @property
     def blocks_free(self) -> int: ...
 
-    def attach(self, block_count: int) -> SequenceKv:
-        """A sequence that holds `block_count` blocks. Raises CacheFull, with nothing taken."""
-        ...
-
-    def grow(self, kv: SequenceKv, block_count: int) -> None:
-        """Give `kv` so many blocks more. Raises CacheFull, with nothing taken."""
-        ...
-
-    def release(self, kv: SequenceKv) -> None:
-        """Take all blocks back. The KV must not be used in a later step."""
-        ...
-
     def run(self, step: StepInput) -> StepOutput:
-        """Compute one step. Raises ShoalError, with the KV of all rows undefined."""
+        """Compute one step, making first the copies that its rows' KV asks for.
+
+        Raises ShoalError, with the KV of all rows undefined from their position on.
+        """
         ...

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from shoal_engine.blocks import SequenceKv
 from shoal_engine.sampling import Sampled, SamplingState, sample
 from shoal_engine.stage import Row, Stage, StageBatch
 from shoal_worker_gpu.backends.base import StepInput, StepOutput, StepRow
@@ -27,25 +26,16 @@ class TorchShard:
         self.eos_token_ids = frozenset(shape.eos_token_ids)
         self.block_size_tokens = stage.pool.block_size_tokens
         self.weight_bytes = stage.weight_bytes
+        self.kv_format = str(stage.dtype).removeprefix("torch.")
+        self.pool = stage.pool
 
     @property
     def blocks_total(self) -> int:
-        return self._stage.pool.block_count
+        return self.pool.block_count
 
     @property
     def blocks_free(self) -> int:
-        return self._stage.pool.free_count
-
-    def attach(self, block_count: int) -> SequenceKv:
-        return self._stage.pool.sequence(block_count * self.block_size_tokens)
-
-    def grow(self, kv: SequenceKv, block_count: int) -> None:
-        kv.blocks.extend(self._stage.pool.allocate(block_count))
-
-    def release(self, kv: SequenceKv) -> None:
-        self._stage.pool.release(kv.blocks)
-        kv.blocks = []
-        kv.length = 0
+        return self.pool.free_count
 
     def run(self, step: StepInput) -> StepOutput:
         rows = [

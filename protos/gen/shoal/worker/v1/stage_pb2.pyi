@@ -175,7 +175,7 @@ class LinkHello(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., expected_incarnation: _Optional[str] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("key", "head_incarnation", "route", "layer_start", "layer_stop", "model_revision", "prefix_block_hashes", "blocks_wanted", "sampling", "remaining_ms", "lease_ms")
+    __slots__ = ("key", "head_incarnation", "route", "layer_start", "layer_stop", "model_revision", "prefix_block_hashes", "blocks_wanted", "sampling", "remaining_ms", "lease_ms", "token_count")
     KEY_FIELD_NUMBER: _ClassVar[int]
     HEAD_INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,7 @@ class Attach(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     key: SequenceKey
     head_incarnation: str
     route: _containers.RepeatedCompositeFieldContainer[_pipeline_pb2.PipelineStage]
@@ -198,7 +199,8 @@ class Attach(_message.Message):
     sampling: SamplingState
     remaining_ms: int
     lease_ms: int
-    def __init__(self, key: _Optional[_Union[SequenceKey, _Mapping]] = ..., head_incarnation: _Optional[str] = ..., route: _Optional[_Iterable[_Union[_pipeline_pb2.PipelineStage, _Mapping]]] = ..., layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ..., model_revision: _Optional[str] = ..., prefix_block_hashes: _Optional[_Iterable[bytes]] = ..., blocks_wanted: _Optional[int] = ..., sampling: _Optional[_Union[SamplingState, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+    token_count: int
+    def __init__(self, key: _Optional[_Union[SequenceKey, _Mapping]] = ..., head_incarnation: _Optional[str] = ..., route: _Optional[_Iterable[_Union[_pipeline_pb2.PipelineStage, _Mapping]]] = ..., layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ..., model_revision: _Optional[str] = ..., prefix_block_hashes: _Optional[_Iterable[bytes]] = ..., blocks_wanted: _Optional[int] = ..., sampling: _Optional[_Union[SamplingState, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., token_count: _Optional[int] = ...) -> None: ...
 
 class Grow(_message.Message):
     __slots__ = ("key", "blocks_wanted")
@@ -241,10 +243,12 @@ class Frame(_message.Message):
     def __init__(self, step_id: _Optional[int] = ..., head_incarnation: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[FrameRow, _Mapping]]] = ..., dtype: _Optional[_Union[TensorDtype, str]] = ..., codec: _Optional[_Union[TensorCodec, str]] = ..., width: _Optional[int] = ..., payload: _Optional[bytes] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
 
 class Detach(_message.Message):
-    __slots__ = ("key",)
+    __slots__ = ("key", "block_hashes")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     key: SequenceKey
-    def __init__(self, key: _Optional[_Union[SequenceKey, _Mapping]] = ...) -> None: ...
+    block_hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, key: _Optional[_Union[SequenceKey, _Mapping]] = ..., block_hashes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("head_incarnation",)
