@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.bus import NatsBus
+from shoal_common.errors import ShoalError
 from shoal_worker_gpu.metrics import AgentMetrics
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class BeatThread:
             try:
                 await bus.publish(self._subject, beat.SerializeToString())
                 self._metrics.beats.labels("sent").inc()
-            except (OSError, TimeoutError) as err:
+            except (ShoalError, OSError, TimeoutError) as err:
                 self._metrics.beats.labels("failed").inc()
                 log.warning("beat failed", extra={"error": type(err).__name__})
             if is_last:
