@@ -47,7 +47,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "remaining_ms", "pipeline", "attempt", "token_ids", "chat_task", "generated", "sampling", "max_tokens", "stop_token_ids", "tenant", "adapter_id", "ignore_eos")
+    __slots__ = ("request_id", "remaining_ms", "pipeline", "attempt", "token_ids", "chat_task", "generated", "sampling", "max_tokens", "stop_token_ids", "tenant", "adapter_id", "grammar", "ignore_eos")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class GenerateRequest(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     remaining_ms: int
@@ -73,8 +74,9 @@ class GenerateRequest(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     tenant: str
     adapter_id: str
+    grammar: _chat_pb2.GrammarSpec
     ignore_eos: bool
-    def __init__(self, request_id: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., pipeline: _Optional[_Union[_pipeline_pb2.Pipeline, _Mapping]] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat_task: _Optional[_Union[_chat_pb2.ChatTask, _Mapping]] = ..., generated: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_chat_pb2.SamplingSpec, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., adapter_id: _Optional[str] = ..., ignore_eos: bool = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., pipeline: _Optional[_Union[_pipeline_pb2.Pipeline, _Mapping]] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat_task: _Optional[_Union[_chat_pb2.ChatTask, _Mapping]] = ..., generated: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_chat_pb2.SamplingSpec, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., adapter_id: _Optional[str] = ..., grammar: _Optional[_Union[_chat_pb2.GrammarSpec, _Mapping]] = ..., ignore_eos: bool = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token_id", "logprob")
@@ -155,14 +157,16 @@ class SequenceKey(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class SamplingState(_message.Message):
-    __slots__ = ("spec", "generated_ids", "prompt_ids")
+    __slots__ = ("spec", "generated_ids", "prompt_ids", "grammar")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     GENERATED_IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     spec: _chat_pb2.SamplingSpec
     generated_ids: _containers.RepeatedScalarFieldContainer[int]
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, spec: _Optional[_Union[_chat_pb2.SamplingSpec, _Mapping]] = ..., generated_ids: _Optional[_Iterable[int]] = ..., prompt_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    grammar: _chat_pb2.GrammarSpec
+    def __init__(self, spec: _Optional[_Union[_chat_pb2.SamplingSpec, _Mapping]] = ..., generated_ids: _Optional[_Iterable[int]] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., grammar: _Optional[_Union[_chat_pb2.GrammarSpec, _Mapping]] = ...) -> None: ...
 
 class LinkHello(_message.Message):
     __slots__ = ("node_id", "incarnation", "expected_incarnation")
