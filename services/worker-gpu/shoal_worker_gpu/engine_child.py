@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,6 +203,21 @@ class EngineChild:
         await run_engine(engine)
 
 
+def head_limits(settings: Settings, context_length: int) -> HeadLimits:
+    """Bounds of a head, with the switches that turn its optimisations off."""
+    is_chunked = settings.chunked_prefill
+    return HeadLimits(
+        running_max=settings.max_running if settings.continuous_batching else 1,
+        waiting_max=settings.max_waiting,
+        prefill_tokens_max=settings.prefill_chunk_tokens
+        if is_chunked
+        else context_length * settings.max_running,
+        prefill_step_factor=settings.prefill_step_factor if is_chunked else math.inf,
+        prompts_per_step_max=settings.max_running if settings.batched_prefill else 1,
+        lease_s=settings.lease_s,
+    )
+
+
 def build_engine(
     backend: Backend, settings: Settings, speaker: Speaker, metrics: EngineMetrics, clock: Clock
 ) -> Engine:
@@ -218,12 +234,7 @@ def build_engine(
     )
     outlet = StageOutlet(core)
     links = LinkPool(speaker, outlet, clock)
-    limits = HeadLimits(
-        running_max=settings.max_running,
-        waiting_max=settings.max_waiting,
-        prefill_tokens_max=settings.prefill_chunk_tokens,
-        lease_s=settings.lease_s,
-    )
+    limits = head_limits(settings, backend.context_length)
     reservations = Reservations(
         core,
         ReservationLimits(

@@ -68,6 +68,10 @@ class Generation:
         """Tokens behind the prompt, those of earlier attempts included."""
         return len(self.ids) - self.prompt_count
 
+    @property
+    def is_decoding(self) -> bool:
+        return self.as_candidate().is_decoding
+
     def as_candidate(self) -> Candidate:
         return Candidate(
             sequence=self.sequence,

@@ -38,11 +38,16 @@ _PIPELINES_MAX = 16
 
 @dataclass(frozen=True)
 class HeadLimits:
-    """Bounds of one head; tokens, sequences and seconds."""
+    """Bounds of one head; tokens, sequences and seconds.
+
+    prefill_step_factor: how much longer than a step without prompt tokens one with them may take.
+    """
 
     running_max: int
     waiting_max: int
     prefill_tokens_max: int
+    prefill_step_factor: float
+    prompts_per_step_max: int
     lease_s: float
 
 
@@ -274,12 +279,13 @@ class Head:
         for generation in running:
             self._grow_if_needed(generation, run)
         running = self._running(run)
-        limits = StepLimits(self._limits.prefill_tokens_max, self._limits.running_max, run.depth)
-        rows = choose_rows([generation.as_candidate() for generation in running], limits)
+        rows = choose_rows([g.as_candidate() for g in running], self._step_limits(run))
         if not rows:
             return
         keys = [self._live[row.sequence].key for row in rows]
-        step_id = run.launch(keys, sum(row.count for row in rows))
+        decode_rows = sum(self._live[row.sequence].is_decoding for row in rows)
+        prompt_tokens = sum(row.count for row in rows) - decode_rows
+        step_id = run.launch(keys, decode_rows=decode_rows, prompt_tokens=prompt_tokens)
         token_ids: list[int] = []
         work: list[WorkRow] = []
         for row in rows:
@@ -294,6 +300,17 @@ class Head:
         except QueueFull:
             # Every row was refused already; its generation has ended with the error.
             run.landed(step_id)
+
+    def _step_limits(self, run: PipelineRun) -> StepLimits:
+        limits = self._limits
+        factor = limits.prefill_step_factor
+        return StepLimits(
+            rows_max=limits.running_max,
+            depth=run.depth,
+            prefill_tokens_max=limits.prefill_tokens_max,
+            prompt_budget=lambda rows: run.cost.prompt_tokens_within(rows, factor),
+            prompts_max=limits.prompts_per_step_max,
+        )
 
     def _running(self, run: PipelineRun) -> list[Generation]:
         return [
@@ -313,10 +330,9 @@ class Head:
     def step_landed(self, name: PipelineName, result: stage_pb2.StepResult) -> None:
         """A step's tokens have come back."""
         run = self._runs.get(name)
-        step = run.landed(result.step_id) if run is not None else None
+        step = run.landed(result.step_id, result.timings) if run is not None else None
         if run is None or step is None:
             return
-        run.timings = result.timings
         for row in result.rows:
             generation = self._live.get(row.key.sequence)
             if generation is None or generation.attempt != row.key.attempt:

@@ -5,7 +5,7 @@ Owns step ids, the depth of flight and the progress deadline. Does not choose ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
@@ -13,6 +13,7 @@ from shoal_common.clock import Clock
 from shoal_worker_gpu.links import DownstreamLink, LinkPool, ResultsReader, Speaker
 from shoal_worker_gpu.pipeline_name import pipeline_name
 from shoal_worker_gpu.sequence import SequenceKey
+from shoal_worker_gpu.step_cost import StepCost
 
 _PROGRESS_FLOOR_S = 2.0
 _PROGRESS_FACTOR = 4.0
@@ -22,12 +23,17 @@ _TIME_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class FlyingStep:
-    """sent_at: seconds of the clock; token_count: tokens it computes."""
+    """sent_at: seconds of the clock."""
 
     step_id: int
     keys: Sequence[SequenceKey]
     sent_at: float
-    token_count: int
+    decode_rows: int
+    prompt_tokens: int
+
+    @property
+    def token_count(self) -> int:
+        return self.decode_rows + self.prompt_tokens
 
 
 class PipelineRun:
@@ -38,7 +44,7 @@ class PipelineRun:
         self.stages = tuple(pipeline.stages)
         self.link: DownstreamLink | None = None
         self.local_step: int | None = None
-        self.timings: Sequence[stage_pb2.StageTiming] = ()
+        self.cost = StepCost()
         self._results: ResultsReader | None = None
         self._clock = clock
         self._flying: dict[int, FlyingStep] = {}
@@ -87,11 +93,12 @@ class PipelineRun:
             await self._results.close()
             self._results = None
 
-    def launch(self, keys: Sequence[SequenceKey], token_count: int) -> int:
+    def launch(self, keys: Sequence[SequenceKey], *, decode_rows: int, prompt_tokens: int) -> int:
         """Note a step as in flight; returns its id."""
         step_id = self._next_step_id
         self._next_step_id += 1
-        self._flying[step_id] = FlyingStep(step_id, keys, self._clock.monotonic(), token_count)
+        now = self._clock.monotonic()
+        self._flying[step_id] = FlyingStep(step_id, keys, now, decode_rows, prompt_tokens)
         self.local_step = step_id
         return step_id
 
@@ -100,12 +107,17 @@ class PipelineRun:
         if self.local_step == step_id:
             self.local_step = None
 
-    def landed(self, step_id: int) -> FlyingStep | None:
+    def landed(
+        self, step_id: int, timings: Iterable[stage_pb2.StageTiming] = ()
+    ) -> FlyingStep | None:
         """The step's result has come. None when it is not known (any more)."""
         step = self._flying.pop(step_id, None)
         self.left_head(step_id)
         if step is not None:
             self._measure(step)
+            slowest_us = max((timing.compute_us for timing in timings), default=0)
+            if slowest_us:
+                self.cost.observe(step.decode_rows, step.prompt_tokens, slowest_us)
         return step
 
     def prune(self, is_running: Callable[[SequenceKey], bool]) -> None:

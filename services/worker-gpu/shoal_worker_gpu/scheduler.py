@@ -1,13 +1,14 @@
 """Which rows go into a head's next step: a pure decision over the running sequences.
 
 Decode rows come first, because somebody waits for each of them; prompts are cut into chunks that
-fill what is left of the budget. In a pipeline of several stages each step takes only its share of
-the sequences, so that as many steps are in flight as there are stages.
+share the step's budget of prompt tokens, and that budget is small while others decode. In a
+pipeline of several stages each step takes only its share of the sequences, so that as many steps
+are in flight as there are stages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -40,12 +41,15 @@ class ChosenRow:
 
 @dataclass(frozen=True)
 class StepLimits:
-    """prefill_tokens_max: prompt tokens in one step. rows_max: decode rows in one step.
-    depth: stages of the pipeline."""
+    """rows_max: decode rows in one step. depth: stages of the pipeline. prefill_tokens_max: prompt
+    tokens in one step. prompt_budget: of these, how many beside n decode rows. prompts_max:
+    prompts in one step."""
 
-    prefill_tokens_max: int
     rows_max: int
     depth: int
+    prefill_tokens_max: int
+    prompt_budget: Callable[[int], int]
+    prompts_max: int
 
 
 def choose_rows(candidates: Iterable[Candidate], limits: StepLimits) -> list[ChosenRow]:
@@ -56,12 +60,15 @@ def choose_rows(candidates: Iterable[Candidate], limits: StepLimits) -> list[Cho
     share = min(limits.rows_max, -(-decoding // limits.depth))
     rows = [_row(c, 1) for c in ready if c.is_decoding and c.room > 0][:share]
     budget = limits.prefill_tokens_max
-    for candidate in ready:
+    if any(c.is_decoding for c in running):
+        # Those whose rows are in flight elsewhere wait behind this step as well.
+        budget = min(budget, limits.prompt_budget(share))
+    prompts = [c for c in ready if not c.is_decoding and c.room > 0][: limits.prompts_max]
+    for candidate in prompts:
         count = min(candidate.pending, candidate.room, budget)
-        if candidate.is_decoding or count <= 0:
-            continue
-        rows.append(_row(candidate, count))
-        budget -= count
+        if count > 0:
+            rows.append(_row(candidate, count))
+            budget -= count
     return rows
 
 

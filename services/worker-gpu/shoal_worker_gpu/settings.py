@@ -39,8 +39,16 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Generations that step together."""
     max_waiting: int = Field(default=64, ge=0, le=65536)
     """Generations that may wait for admission; more are refused as overloaded."""
+    continuous_batching: bool = True
+    """Let generations join and leave the running batch at any step; off, they run one by one."""
+    chunked_prefill: bool = True
+    """Compute long prompts in chunks beside what others decode; off, each in one step."""
+    batched_prefill: bool = True
+    """Compute chunks of several prompts in one step."""
     prefill_chunk_tokens: int = Field(default=128, ge=1, le=8192)
     """Prompt tokens in one step at most."""
+    prefill_step_factor: float = Field(default=2.0, gt=1, le=1000)
+    """How many times longer a step may take for the prompt tokens in it, while others decode."""
     step_row_budget: int = Field(default=512, ge=1, le=65536)
     """Tokens that a stage fuses into one step at most."""
     step_queue_max: int = Field(default=256, ge=1, le=65536)

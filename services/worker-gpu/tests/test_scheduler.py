@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from shoal_worker_gpu.scheduler import Candidate, ChosenRow, StepLimits, choose_rows
 
-LIMITS = StepLimits(prefill_tokens_max=8, rows_max=32, depth=1)
+
+def limits_of(
+    *, rows: int = 32, depth: int = 1, prompt_tokens: int = 8, prompts: int = 32, beside: int = 1000
+) -> StepLimits:
+    return StepLimits(rows, depth, prompt_tokens, lambda _: beside, prompts)
+
+
+LIMITS = limits_of()
 
 
 def decoding(sequence: int, *, in_flight: bool = False, room: int = 5) -> Candidate:
@@ -25,7 +32,7 @@ def test_a_sequence_in_flight_waits() -> None:
 
 
 def test_two_stages_share_the_sequences_between_their_steps() -> None:
-    limits = StepLimits(prefill_tokens_max=8, rows_max=32, depth=2)
+    limits = limits_of(depth=2)
     first = choose_rows([decoding(n) for n in range(1, 6)], limits)
     assert [row.sequence for row in first] == [1, 2, 3]
     flying = {row.sequence for row in first}
@@ -55,5 +62,28 @@ def test_no_row_goes_beyond_the_blocks_that_all_stages_hold() -> None:
 
 
 def test_rows_are_bounded() -> None:
-    limits = StepLimits(prefill_tokens_max=8, rows_max=2, depth=1)
+    limits = limits_of(rows=2)
     assert len(choose_rows([decoding(n) for n in range(1, 6)], limits)) == 2
+
+
+def test_prompts_get_little_while_others_decode() -> None:
+    limits = limits_of(beside=3)
+    assert choose_rows([prompt(1, 20)], limits) == [ChosenRow(1, 0, 8, False)]
+    beside = choose_rows([prompt(1, 20), decoding(2)], limits)
+    assert beside == [ChosenRow(2, 10, 1, True), ChosenRow(1, 0, 3, False)]
+    assert choose_rows([prompt(1, 20), decoding(2, in_flight=True)], limits) == [
+        ChosenRow(1, 0, 3, False)
+    ]
+
+
+def test_the_budget_is_asked_for_the_rows_of_this_step() -> None:
+    asked: list[int] = []
+    limits = StepLimits(32, 2, 8, lambda rows: asked.append(rows) or 2, 32)
+    choose_rows([*(decoding(n) for n in range(5)), prompt(9, 4)], limits)
+    assert asked == [3]
+
+
+def test_prompts_share_a_step_unless_told_not_to() -> None:
+    prompts = [prompt(1, 3), prompt(2, 2), prompt(3, 9)]
+    assert [row.count for row in choose_rows(prompts, LIMITS)] == [3, 2, 3]
+    assert choose_rows(prompts, limits_of(prompts=1)) == [ChosenRow(1, 0, 3, True)]
