@@ -15,6 +15,7 @@ from shoal_common.errors import DeadlineExceeded, Unavailable
 from shoal_common.rpc import translated
 from shoal_common.testing import FakeClock, FakeEngine, MemoryRpc, next_token, start_nats
 from shoal_common.testing.bus import matches
+from shoal_common.testing.clock import settle
 
 
 async def test_sleepers_wake_in_the_order_of_their_moments() -> None:
@@ -35,6 +36,18 @@ async def test_sleepers_wake_in_the_order_of_their_moments() -> None:
         assert clock.sleeper_count == 1
         await clock.advance(0.5)
     assert woken[-1] == ("late", 3)
+
+
+async def test_time_jumps_only_where_nobody_waits() -> None:
+    clock = FakeClock()
+    start = clock.monotonic()
+    clock.jump(2.5)
+    assert clock.monotonic() - start == 2.5
+    sleeper = asyncio.create_task(clock.sleep(1))
+    await settle()
+    with pytest.raises(AssertionError, match="use advance"):
+        clock.jump(1)
+    sleeper.cancel()
 
 
 async def test_cancelled_sleeper_is_forgotten() -> None:

@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 
 # Agent processes of one node whose late beats are recognised.
 RETIRED_COUNT_MAX = 8
-SUSPECT_COUNT_MAX = 4096
 
 
 class BeatOutcome(Enum):
@@ -33,14 +32,37 @@ class BeatOutcome(Enum):
 
 @dataclass(slots=True)
 class Worker:
-    """The newest beat of one node, and when it was heard."""
+    """The newest beat of one node, and when it was heard.
+
+    suspects: when a driver reported an engine of this beat as lost, by its incarnation.
+    """
 
     beat: pb.WorkerBeat
     heard_at_s: float
+    suspects: dict[str, float] = field(default_factory=dict)
     retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_COUNT_MAX))
 
     def is_alive(self, now_s: float, timeout_s: float) -> bool:
         return not self.beat.is_leaving and now_s - self.heard_at_s <= timeout_s
+
+    def clear_suspects(self, suspect_s: float) -> bool:
+        """Takes back suspicions that the newest beat refutes; True if one was.
+
+        A beat speaks for an engine when it was heard `suspect_s` or more after the report: a sooner
+        one may have been sent before the loss. What the beat no longer names is gone for good.
+        """
+        states = {engine.incarnation: engine.state for engine in self.beat.engines}
+        before = len(self.suspects)
+        self.suspects = {
+            incarnation: reported_at_s
+            for incarnation, reported_at_s in self.suspects.items()
+            if incarnation in states
+            and (
+                states[incarnation] != pb.ENGINE_STATE_READY
+                or self.heard_at_s - reported_at_s < suspect_s
+            )
+        }
+        return len(self.suspects) < before
 
 
 class FleetView:
@@ -56,7 +78,7 @@ class FleetView:
         *,
         heartbeat_timeout_s: float = 3.0,
         forget_after_s: float = 60.0,
-        suspect_s: float = 3.0,
+        suspect_s: float = 1.0,
         node_count_max: int = 1024,
     ) -> None:
         self._clock = clock
@@ -65,7 +87,6 @@ class FleetView:
         self._suspect_s = suspect_s
         self._node_count_max = node_count_max
         self._workers: dict[str, Worker] = {}
-        self._suspects: dict[str, float] = {}
         self.version = 0
         """Grows whenever an engine comes, goes or changes its state."""
 
@@ -99,7 +120,7 @@ class FleetView:
             for worker, _, is_alive in self.workers()
             if is_alive
             for status in worker.beat.engines
-            if status.state == pb.ENGINE_STATE_READY and status.incarnation not in self._suspects
+            if status.state == pb.ENGINE_STATE_READY and status.incarnation not in worker.suspects
         )
 
     def statuses(self, model: str, *, living_only: bool = True) -> tuple[pb.EngineStatus, ...]:
@@ -119,25 +140,27 @@ class FleetView:
         )
 
     def suspect(self, node_id: str, incarnation: str) -> None:
-        """Leaves one engine process out of plans for a while: a driver has lost it.
+        """Leaves one engine process out at once: a driver has lost it.
 
-        A restarted engine has another incarnation and is not touched.
+        It stays out until a beat heard `suspect_s` or more from now still calls it ready. A
+        restarted engine has another incarnation and is not touched.
         """
-        if len(self._suspects) >= SUSPECT_COUNT_MAX:
-            self._suspects.pop(next(iter(self._suspects)))
-        self._suspects[incarnation] = self._clock.monotonic() + self._suspect_s
+        worker = self._workers.get(node_id)
+        if worker is None or all(e.incarnation != incarnation for e in worker.beat.engines):
+            return
+        worker.suspects[incarnation] = self._clock.monotonic()
         self.version += 1
-        log.warning("engine suspected", extra={"node_id": node_id, "suspect_s": self._suspect_s})
+        log.warning("engine suspected", extra={"node_id": node_id})
 
     def next_change_s(self) -> float:
-        """When silence or the end of a suspicion changes the view, if nothing is heard before."""
+        """When silence changes the view, if nothing is heard before."""
         now_s = self._clock.monotonic()
         ends = [
             worker.heard_at_s + self._timeout_s
             for worker in self._workers.values()
             if worker.is_alive(now_s, self._timeout_s)
         ]
-        return min([*ends, *self._suspects.values()], default=float("inf"))
+        return min(ends, default=float("inf"))
 
     def _join(self, beat: pb.WorkerBeat) -> BeatOutcome:
         if beat.is_leaving:
@@ -153,6 +176,7 @@ class FleetView:
     def _rejoin(self, known: Worker, beat: pb.WorkerBeat) -> BeatOutcome:
         known.retired.append(known.beat.incarnation)
         known.beat, known.heard_at_s = beat, self._clock.monotonic()
+        known.clear_suspects(self._suspect_s)
         self.version += 1
         log.info("worker rejoined", extra={"node_id": beat.node_id, "engines": len(beat.engines)})
         return BeatOutcome.LEFT if beat.is_leaving else BeatOutcome.REJOINED
@@ -164,6 +188,7 @@ class FleetView:
         was_alive = known.is_alive(now_s, self._timeout_s)
         is_same = was_alive and _identities(known.beat) == _identities(beat)
         known.beat, known.heard_at_s = beat, now_s
+        is_same &= not known.clear_suspects(self._suspect_s)
         if beat.is_leaving:
             self.version += 1
             log.info("worker left", extra={"node_id": beat.node_id})
@@ -177,9 +202,6 @@ class FleetView:
             if now_s - worker.heard_at_s > self._forget_after_s:
                 del self._workers[node_id]
                 log.info("worker forgotten", extra={"node_id": node_id})
-        for incarnation, until_s in list(self._suspects.items()):
-            if until_s <= now_s:
-                del self._suspects[incarnation]
 
     def _evict_one_dead(self) -> bool:
         now_s = self._clock.monotonic()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_router.pipeline import Engine
 
@@ -75,29 +73,3 @@ def beat(
 
 def subject(node_id: str) -> str:
     return f"shoal.worker.{node_id}.beat"
-
-
-class HandClock:
-    """A clock that stands until it is moved; `sleep` yields once and returns when moved past."""
-
-    def __init__(self) -> None:
-        self._now_s = 1000.0
-        self._sleepers: list[tuple[float, asyncio.Event]] = []
-
-    def monotonic(self) -> float:
-        return self._now_s
-
-    def time(self) -> float:
-        return self._now_s
-
-    async def sleep(self, delay_s: float) -> None:
-        woken = asyncio.Event()
-        self._sleepers.append((self._now_s + delay_s, woken))
-        await woken.wait()
-
-    def advance(self, seconds: float) -> None:
-        self._now_s += seconds
-        for until_s, woken in self._sleepers:
-            if until_s <= self._now_s:
-                woken.set()
-        self._sleepers = [s for s in self._sleepers if not s[1].is_set()]

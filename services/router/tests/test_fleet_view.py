@@ -3,17 +3,18 @@ from __future__ import annotations
 import pytest
 
 from shoal.worker.v1 import pipeline_pb2 as pb
+from shoal_common.testing import FakeClock
 from shoal_router.fleet_view import BeatOutcome, FleetView
-from shoal_router.testing import HandClock, beat, status
+from shoal_router.testing import beat, status
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def view(clock: HandClock) -> FleetView:
+def view(clock: FakeClock) -> FleetView:
     return FleetView(clock, node_count_max=3)
 
 
@@ -26,18 +27,18 @@ def test_a_worker_joins_with_its_first_beat(view: FleetView) -> None:
     assert nodes(view) == ["a"]
 
 
-def test_a_worker_silent_beyond_the_timeout_is_out(view: FleetView, clock: HandClock) -> None:
+def test_a_worker_silent_beyond_the_timeout_is_out(view: FleetView, clock: FakeClock) -> None:
     view.hear(beat("a"))
-    clock.advance(3.0)
+    clock.jump(3.0)
     assert nodes(view) == ["a"]
-    clock.advance(0.01)
+    clock.jump(0.01)
     assert nodes(view) == []
     assert view.models() == ("heavyweight",)
 
 
-def test_a_silent_worker_is_back_with_its_next_beat(view: FleetView, clock: HandClock) -> None:
+def test_a_silent_worker_is_back_with_its_next_beat(view: FleetView, clock: FakeClock) -> None:
     view.hear(beat("a"))
-    clock.advance(10)
+    clock.jump(10)
     version = view.version
     assert view.hear(beat("a", sequence=2)) is BeatOutcome.UPDATED
     assert nodes(view) == ["a"]
@@ -46,14 +47,14 @@ def test_a_silent_worker_is_back_with_its_next_beat(view: FleetView, clock: Hand
 
 @pytest.mark.parametrize("sequence", [4, 5])
 def test_late_and_repeated_beats_are_ignored(
-    view: FleetView, clock: HandClock, sequence: int
+    view: FleetView, clock: FakeClock, sequence: int
 ) -> None:
     view.hear(beat("a", sequence=5))
-    clock.advance(2.9)
+    clock.jump(2.9)
     late = beat("a", status("a", "0:3"), sequence=sequence)
     assert view.hear(late) is BeatOutcome.LATE
     assert view.engines()[0].layer_stop == 6
-    clock.advance(0.2)
+    clock.jump(0.2)
     assert nodes(view) == []
 
 
@@ -104,29 +105,68 @@ def test_nodes_beyond_the_bound_are_refused(view: FleetView) -> None:
     assert sorted(nodes(view)) == ["a", "b", "c"]
 
 
-def test_a_dead_node_makes_room_for_a_new_one(view: FleetView, clock: HandClock) -> None:
+def test_a_dead_node_makes_room_for_a_new_one(view: FleetView, clock: FakeClock) -> None:
     view.hear(beat("a"))
-    clock.advance(4)
+    clock.jump(4)
     view.hear(beat("b"))
     view.hear(beat("c"))
     assert view.hear(beat("d")) is BeatOutcome.JOINED
     assert sorted(nodes(view)) == ["b", "c", "d"]
 
 
-def test_a_node_long_silent_is_forgotten(view: FleetView, clock: HandClock) -> None:
+def test_a_node_long_silent_is_forgotten(view: FleetView, clock: FakeClock) -> None:
     view.hear(beat("a"))
-    clock.advance(61)
+    clock.jump(61)
     assert nodes(view) == []
     assert view.models() == ()
 
 
-def test_a_suspected_engine_is_out_for_a_while(view: FleetView, clock: HandClock) -> None:
+def test_a_suspected_engine_is_out_until_a_later_beat_speaks_for_it(
+    view: FleetView, clock: FakeClock
+) -> None:
+    view.hear(beat("a"))
+    version = view.version
+    view.suspect("a", "a-engine-0:6")
+    assert nodes(view) == []
+    assert view.version > version
+    clock.jump(0.9)
+    view.hear(beat("a", sequence=2))
+    assert nodes(view) == [], "sent before the loss, perhaps"
+    clock.jump(0.1)
+    assert nodes(view) == [], "time alone proves nothing"
+    version = view.version
+    view.hear(beat("a", sequence=3))
+    assert nodes(view) == ["a"]
+    assert view.version > version
+
+
+def test_a_suspected_engine_that_loads_is_suspected_until_it_is_ready(
+    view: FleetView, clock: FakeClock
+) -> None:
     view.hear(beat("a"))
     view.suspect("a", "a-engine-0:6")
-    view.hear(beat("a", sequence=2))
+    clock.jump(2)
+    draining = status("a", state=pb.ENGINE_STATE_DRAINING)
+    view.hear(beat("a", draining, sequence=2))
     assert nodes(view) == []
-    clock.advance(3)
+    view.hear(beat("a", sequence=3))
     assert nodes(view) == ["a"]
+
+
+def test_suspicion_touches_one_engine_of_a_node(view: FleetView) -> None:
+    view.hear(beat("a", status("a", "0:3"), status("a", "3:6")))
+    view.suspect("a", "a-engine-0:3")
+    assert [engine.layer_start for engine in view.engines()] == [3]
+
+
+@pytest.mark.parametrize(("node_id", "incarnation"), [("z", "a-engine-0:6"), ("a", "of before")])
+def test_an_engine_that_nobody_names_cannot_be_suspected(
+    view: FleetView, node_id: str, incarnation: str
+) -> None:
+    view.hear(beat("a"))
+    version = view.version
+    view.suspect(node_id, incarnation)
+    assert (nodes(view), view.version) == (["a"], version)
 
 
 def test_a_restarted_engine_is_not_suspected(view: FleetView) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_common.errors import InvalidRequest, UnknownModel
+from shoal_common.testing import FakeClock
 from shoal_router.admission import Admission, Ticket
 from shoal_router.errors import (
     LayersMissing,
@@ -18,12 +19,12 @@ from shoal_router.errors import (
 from shoal_router.fleet_view import FleetView
 from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
-from shoal_router.testing import MODEL, HandClock, beat, status
+from shoal_router.testing import MODEL, beat, status
 
 
 @dataclass
 class Fleet:
-    clock: HandClock
+    clock: FakeClock
     view: FleetView
     admission: Admission
     planner: Planner
@@ -33,12 +34,12 @@ class Fleet:
 
 
 def make_fleet(*, plan_wait_s: float = 0.0, in_flight_max: int = 8) -> Fleet:
-    clock = HandClock()
+    clock = FakeClock()
     view = FleetView(clock)
     admission = Admission(in_flight_max=in_flight_max, waiting_max=8)
     options = PlannerOptions(Costs(), plan_wait_s=plan_wait_s)
     fleet = Fleet(clock, view, admission, Planner(view, admission, clock, options))
-    clock.advance(3)
+    clock.jump(3)
     return fleet
 
 
@@ -50,9 +51,9 @@ def node_ids(ticket: Ticket) -> list[str]:
 def test_plan_skips_a_silent_worker() -> None:
     fleet = make_fleet()
     fleet.view.hear(beat("a"))
-    fleet.clock.advance(2)
+    fleet.clock.jump(2)
     fleet.view.hear(beat("b"))
-    fleet.clock.advance(1.5)
+    fleet.clock.jump(1.5)
     assert [node_ids(fleet.open()) for _ in range(3)] == [["b"]] * 3
 
 
@@ -66,7 +67,7 @@ def test_missing_layers_are_named_half_open() -> None:
 def test_layers_of_silent_workers_are_missing() -> None:
     fleet = make_fleet()
     fleet.view.hear(beat("a"))
-    fleet.clock.advance(4)
+    fleet.clock.jump(4)
     with pytest.raises(LayersMissing, match="layers 0:6 of"):
         fleet.open()
 
@@ -95,12 +96,12 @@ def test_unknown_model_names_the_known_ones() -> None:
 
 
 def test_a_router_that_just_started_does_not_deny_a_model() -> None:
-    clock = HandClock()
+    clock = FakeClock()
     view, admission = FleetView(clock), Admission(in_flight_max=1, waiting_max=1)
     planner = Planner(view, admission, clock, PlannerOptions(Costs()))
     with pytest.raises(RouterStarting):
         planner.open("req", MODEL)
-    clock.advance(3)
+    clock.jump(3)
     with pytest.raises(UnknownModel):
         planner.open("req", MODEL)
 
@@ -125,17 +126,31 @@ def test_a_lost_stage_without_substitute_fails_the_ticket_and_frees_its_slot() -
     assert fleet.admission.in_flight_count == 0
 
 
+def test_a_lost_stage_is_missing_from_model_states_and_new_plans_at_once() -> None:
+    fleet = make_fleet()
+    fleet.view.hear(beat("a", status("a", "0:3")))
+    fleet.view.hear(beat("b", status("b", "3:6")))
+    fleet.planner.stage_lost(fleet.open(), 1, "b", "b-engine-3:6")
+    (state,) = fleet.planner.model_states()
+    assert (state.is_ready, state.missing) == (False, (range(3, 6),))
+    with pytest.raises(LayersMissing, match="layers 3:6"):
+        fleet.open()
+    fleet.view.hear(beat("b", status("b", "3:6", incarnation="restarted"), sequence=2))
+    (state,) = fleet.planner.model_states()
+    assert state.is_ready
+
+
 def test_an_engine_this_request_lost_stays_out_for_it_when_suspicion_ends() -> None:
     fleet = make_fleet(plan_wait_s=5)
     fleet.view.hear(beat("a"))
     ticket = fleet.open()
     fleet.planner.stage_lost(ticket, 1, "a", "a-engine-0:6")
-    fleet.clock.advance(3)
+    fleet.clock.jump(3)
     fleet.view.hear(beat("a", sequence=2))
     fleet.planner.refresh()
     assert ticket.pipeline is None
     assert node_ids(fleet.open()) == ["a"]
-    fleet.clock.advance(2)
+    fleet.clock.jump(2)
     fleet.view.hear(beat("a", sequence=3))
     fleet.planner.refresh()
     assert isinstance(ticket.error, NoOtherPipeline)
@@ -166,12 +181,12 @@ def test_a_request_waits_for_missing_layers_as_long_as_it_may(arrives: bool, exp
     fleet = make_fleet(plan_wait_s=2.0)
     fleet.view.hear(beat("a", status("a", "0:3")))
     ticket = fleet.open()
-    fleet.clock.advance(1.9)
+    fleet.clock.jump(1.9)
     if arrives:
         fleet.view.hear(beat("b", status("b", "3:6")))
     fleet.planner.refresh()
     assert ticket.error is None
-    fleet.clock.advance(0.1)
+    fleet.clock.jump(0.1)
     fleet.planner.refresh(force=True)
     assert ("plan" if ticket.pipeline else "error") == expected
 
@@ -188,7 +203,7 @@ def test_those_who_wait_are_told_when_the_fleet_dies() -> None:
     fleet = make_fleet(in_flight_max=1)
     fleet.view.hear(beat("a"))
     _, waiting = fleet.open(), fleet.open()
-    fleet.clock.advance(3.5)
+    fleet.clock.jump(3.5)
     fleet.planner.refresh()
     assert isinstance(waiting.error, LayersMissing)
 

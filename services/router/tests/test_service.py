@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from shoal.router.v1 import router_pb2 as pb
 from shoal.router.v1 import router_pb2_grpc
 from shoal.worker.v1 import pipeline_pb2
-from shoal_common.bus import Handler, QueuedSubscription
 from shoal_common.errors import (
     InvalidRequest,
     Overloaded,
@@ -23,46 +21,17 @@ from shoal_common.errors import (
     UnknownModel,
 )
 from shoal_common.rpc import RpcChannel, to_shoal_error
+from shoal_common.testing import FakeClock, MemoryBus
+from shoal_common.testing.clock import settle
 from shoal_router.app import Router, running
 from shoal_router.settings import Settings
-from shoal_router.testing import MODEL, HandClock, beat, status, subject
-
-
-class LocalBus:
-    """Delivers within the process; `publish` returns when every handler has seen the message."""
-
-    def __init__(self) -> None:
-        self._handlers: list[tuple[str, Handler]] = []
-
-    async def publish(self, subject: str, payload: bytes) -> None:
-        for pattern, handler in self._handlers:
-            if fnmatch.fnmatchcase(subject, pattern):
-                await handler(subject, payload)
-
-    async def subscribe(
-        self, subject: str, handler: Handler, *, queue_size: int = 1
-    ) -> QueuedSubscription:
-        self._handlers.append((subject, handler))
-
-        async def unsubscribe() -> None:
-            self._handlers.remove((subject, handler))
-
-        return QueuedSubscription(handler, queue_size, unsubscribe)
-
-    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
-        raise AssertionError("the router asks nobody")
-
-    async def reply(self, subject: str, answer: Any) -> None:
-        raise AssertionError("the router answers nobody")
-
-    async def close(self) -> None:
-        self._handlers.clear()
+from shoal_router.testing import MODEL, beat, status, subject
 
 
 class Fleet:
     """A running router and the means to move it."""
 
-    def __init__(self, router: Router, bus: LocalBus, clock: HandClock) -> None:
+    def __init__(self, router: Router, bus: MemoryBus, clock: FakeClock) -> None:
         self.router, self.bus, self.clock = router, bus, clock
         self.peer = RpcChannel(router.grpc_address)
         self.stub = router_pb2_grpc.RouterServiceStub(self.peer.channel)
@@ -70,6 +39,7 @@ class Fleet:
     async def hear(self, *beats: pipeline_pb2.WorkerBeat) -> None:
         for each in beats:
             await self.bus.publish(subject(each.node_id), each.SerializeToString())
+        await settle()
 
     async def open(self, model: str = MODEL) -> PlanCall:
         call = PlanCall(self.stub.Plan())
@@ -125,11 +95,11 @@ class PlanCall:
 
 @asynccontextmanager
 async def fleet_of(**options: Any) -> AsyncIterator[Fleet]:
-    clock, bus = HandClock(), LocalBus()
+    clock, bus = FakeClock(), MemoryBus()
     settings = Settings(**({"drain_timeout_s": 0.0, "side_address": ""} | options))
     async with running(settings, bus, clock) as router:
         fleet = Fleet(router, bus, clock)
-        clock.advance(3)
+        await clock.advance(3)
         try:
             yield fleet
         finally:
@@ -158,7 +128,7 @@ async def test_plan_names_every_stage_in_order() -> None:
 async def test_plan_never_names_a_worker_silent_for_longer_than_the_timeout() -> None:
     async with fleet_of() as fleet:
         await fleet.hear(beat("a"))
-        fleet.clock.advance(3.01)
+        await fleet.clock.advance(3.01)
         error = await (await fleet.open()).error()
         assert isinstance(error, PlanUnavailable)
         assert "layers 0:6 of 'heavyweight'" in str(error)
@@ -222,7 +192,7 @@ async def test_a_waiting_request_learns_that_the_fleet_died() -> None:
         await (await fleet.open()).plan()
         waiting = await fleet.open()
         await waiting.position()
-        fleet.clock.advance(3.5)
+        await fleet.clock.advance(3.5)
         assert isinstance(await waiting.error(), PlanUnavailable)
 
 
@@ -273,14 +243,14 @@ async def test_models_and_fleet_are_listed() -> None:
         assert (model.model, model.is_ready, model.layer_count) == (MODEL, False, 6)
         assert [(r.layer_start, r.layer_stop) for r in model.layers_missing] == [(3, 6)]
         await fleet.hear(beat("b", status("b", "3:6")))
-        fleet.clock.advance(1.5)
+        await fleet.clock.advance(1.5)
         seen = await fleet.stub.GetFleet(pb.GetFleetRequest())
         assert [(w.beat.node_id, w.silent_ms, w.is_alive) for w in seen.workers] == [
             ("a", 1500, True),
             ("b", 1500, True),
         ]
         assert [stage.node_id for stage in seen.pipelines[0].stages] == ["a", "b"]
-        fleet.clock.advance(2)
+        await fleet.clock.advance(2)
         seen = await fleet.stub.GetFleet(pb.GetFleetRequest())
         assert [w.is_alive for w in seen.workers] == [False, False]
         assert not seen.pipelines

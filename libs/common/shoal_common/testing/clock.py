@@ -58,6 +58,12 @@ class FakeClock:
         self._now_s = end_s
         await settle()
 
+    def jump(self, delay_s: float) -> None:
+        """Let `delay_s` seconds pass at once, for code that reads the clock and never waits."""
+        assert delay_s >= 0, "time does not run backwards"
+        assert not self.sleeper_count, "somebody waits: use advance"
+        self._now_s += delay_s
+
 
 async def settle() -> None:
     """Let tasks that can run do so until they wait again; short chains only."""
