@@ -169,7 +169,7 @@ class BlockPool:
             if key not in self._by_key and block not in self._keys:
                 self._keys[block] = key
                 self._by_key[key] = block
-                self._changes[key] = True
+                self._note(key, is_stored=True)
 
     def match(self, keys: Sequence[bytes]) -> list[int]:
         """The blocks of the longest remembered prefix; valid until the next allocation."""
@@ -223,7 +223,7 @@ class BlockPool:
                 self._free.add([block])
 
     def take_changes(self) -> dict[bytes, bool]:
-        """Keys stored (True) and forgotten (False) since the last call."""
+        """Keys stored (True) and forgotten (False) since the last call, net."""
         changes, self._changes = self._changes, {}
         return changes
 
@@ -251,5 +251,12 @@ class BlockPool:
         del self._idle[block]
         key = self._keys.pop(block)
         del self._by_key[key]
-        self._changes[key] = False
+        self._note(key, is_stored=False)
         self._free.add([block])
+
+    def _note(self, key: bytes, *, is_stored: bool) -> None:
+        """A change that undoes one nobody has taken yet is none: the notes stay bounded."""
+        if self._changes.get(key) == (not is_stored):
+            del self._changes[key]
+        else:
+            self._changes[key] = is_stored

@@ -169,13 +169,19 @@ def test_idle_blocks_are_given_away_oldest_first_and_ends_before_beginnings() ->
     filled(pool, 3, keys_of(3, "b"))
     pool.allocate(2)
     assert [len(pool.match(keys_of(3, name))) for name in "ab"] == [1, 3]
-    assert pool.take_changes() == {
-        **dict.fromkeys(keys_of(3, "b"), True),
-        b"a0": True,
-        b"a1": False,
-        b"a2": False,
-    }
+    assert pool.take_changes() == dict.fromkeys([b"a0", *keys_of(3, "b")], True)
     assert sorted(pool.remembered()) == [b"a0", *keys_of(3, "b")]
+
+
+def test_changes_are_told_once_and_net() -> None:
+    pool = BlockPool(2, 4)
+    filled(pool, 2, keys_of(2, "a"))
+    assert pool.take_changes() == dict.fromkeys(keys_of(2, "a"), True)
+    assert pool.take_changes() == {}
+    filled(pool, 2, keys_of(2, "b"))
+    filled(pool, 1, keys_of(1, "c"))
+    gone = dict.fromkeys(keys_of(2, "a"), False)
+    assert pool.take_changes() == {**gone, b"b0": True, b"c0": True}
 
 
 def test_using_a_prefix_makes_it_young_again() -> None:

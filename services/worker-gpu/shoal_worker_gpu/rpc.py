@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 
-from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
+from shoal.worker.v1 import kv_pb2, pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
 from shoal_engine.sampling import SamplingState
 from shoal_worker_gpu.admission import spec_from_wire
 from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, WrongEngine
 from shoal_worker_gpu.head import Head
+from shoal_worker_gpu.kv_journal import KvJournal
 from shoal_worker_gpu.links import LinkPool
 from shoal_worker_gpu.outlet import StageOutlet
 from shoal_worker_gpu.sequence import SequenceKey, StageSequence
@@ -37,6 +38,7 @@ class Engine:
         self.head = head
         self.outlet = outlet
         self.links = links
+        self.journal = KvJournal(core.backend.pool)
 
 
 class StageRpc(stage_pb2_grpc.StageServiceServicer):
@@ -89,8 +91,16 @@ class StageRpc(stage_pb2_grpc.StageServiceServicer):
     async def GetEngine(
         self, request: stage_pb2.GetEngineRequest, context: Context
     ) -> stage_pb2.GetEngineResponse:
-        count = len(self.engine.core.table) if self.engine is not None else 0
-        return stage_pb2.GetEngineResponse(engine=self._status(), sequence_count=count)
+        status = self._status()
+        response = stage_pb2.GetEngineResponse(engine=status)
+        if self.engine is None:
+            return response
+        response.sequence_count = len(self.engine.core.table)
+        if request.HasField("kv_sequence_seen"):
+            changes = self.engine.journal.since(request.kv_sequence_seen)
+            if changes is not None:
+                response.kv.CopyFrom(_named(changes, status))
+        return response
 
     def _check_incarnation(self, expected: str) -> None:
         if expected != self._incarnation:
@@ -290,6 +300,17 @@ def frame_problem(frame: stage_pb2.Frame, width: int) -> str | None:
     if len(frame.payload) != expected:
         return f"the payload has {len(frame.payload)} bytes, its rows need {expected}"
     return None
+
+
+def _named(changes: kv_pb2.KvChanges, status: pipeline_pb2.EngineStatus) -> kv_pb2.KvChanges:
+    """The changes with the name of the engine they belong to."""
+    changes.incarnation = status.incarnation
+    changes.model = status.model
+    changes.model_revision = status.revision
+    changes.layer_start = status.layer_start
+    changes.layer_stop = status.layer_stop
+    changes.block_size_tokens = status.block_size_tokens
+    return changes
 
 
 def _key(key: stage_pb2.SequenceKey) -> SequenceKey:

@@ -1,4 +1,5 @@
 from shoal.common.v1 import chat_pb2 as _chat_pb2
+from shoal.worker.v1 import kv_pb2 as _kv_pb2
 from shoal.worker.v1 import pipeline_pb2 as _pipeline_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -383,13 +384,17 @@ class StepResult(_message.Message):
     def __init__(self, step_id: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[RowResult, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
 
 class GetEngineRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("kv_sequence_seen",)
+    KV_SEQUENCE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    kv_sequence_seen: int
+    def __init__(self, kv_sequence_seen: _Optional[int] = ...) -> None: ...
 
 class GetEngineResponse(_message.Message):
-    __slots__ = ("engine", "sequence_count")
+    __slots__ = ("engine", "sequence_count", "kv")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
     engine: _pipeline_pb2.EngineStatus
     sequence_count: int
-    def __init__(self, engine: _Optional[_Union[_pipeline_pb2.EngineStatus, _Mapping]] = ..., sequence_count: _Optional[int] = ...) -> None: ...
+    kv: _kv_pb2.KvChanges
+    def __init__(self, engine: _Optional[_Union[_pipeline_pb2.EngineStatus, _Mapping]] = ..., sequence_count: _Optional[int] = ..., kv: _Optional[_Union[_kv_pb2.KvChanges, _Mapping]] = ...) -> None: ...
