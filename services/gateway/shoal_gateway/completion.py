@@ -192,12 +192,14 @@ class Completer:
     async def _replan(
         self, plans: PlanStream, lost: router_pb2.Plan, error: ShoalError
     ) -> router_pb2.Plan:
-        """Step 5. Returns the next plan, or raises `error` where there is none."""
+        """Step 5. Returns the next plan, or raises `error` where there is none.
+
+        The loss is reported even when no attempt is left: it keeps the stage out of others' plans.
+        """
         head = _head(lost)
         if isinstance(error, Cancelled):
             error = StageFailed(head.node_id, "it gave the request up")
-        is_lost = not isinstance(error, InvalidRequest | Overloaded | ModelReplaced)
-        if not is_lost or lost.attempt >= self._limits.attempts_max:
+        if isinstance(error, InvalidRequest | Overloaded | ModelReplaced):
             raise error
         blamed = getattr(error, "node_id", "") or head.node_id
         stage = next((s for s in lost.pipeline.stages if s.node_id == blamed), head)
@@ -208,13 +210,18 @@ class Completer:
             incarnation=stage.incarnation,
             reason=error.reason,
         )
+        is_last = lost.attempt >= self._limits.attempts_max
+        self._directory.forget()
         try:
             async with asyncio.timeout(self._limits.replan_timeout_s):
                 await plans.report_lost(report)
-                while (answer := await plans.next()).WhichOneof("event") != "plan":
+                # Any answer shows that the report was read, which a cancelled call may not be.
+                while (answer := await plans.next()).WhichOneof("event") != "plan" and not is_last:
                     continue
         except (TimeoutError, ShoalError) as err:
             raise error from err
+        if is_last:
+            raise error
         return answer.plan
 
 

@@ -40,6 +40,10 @@ class ModelDirectory:
             self._read_at = now
         return self._states
 
+    def forget(self) -> None:
+        """The fleet has changed: the next question goes to the router."""
+        self._read_at = None
+
     async def find(self, name: str) -> router_pb2.ModelState:
         """The model of that name; "" means the default, else the first that is ready.
 

@@ -138,10 +138,12 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.queue: asyncio.Event | None = None
         self.opened: list[Any] = []
         self.lost: list[Any] = []
+        self.list_count = 0
         self.closed_count = 0
         self.is_closed = asyncio.Event()
 
     async def ListModels(self, request: Any, context: Any) -> Any:
+        self.list_count += 1
         state = router_pb2.ModelState(
             model="heavyweight",
             revision="r1",

@@ -200,6 +200,23 @@ async def test_a_lost_stage_without_another_plan_ends_in_an_error_event(fleet: A
     await fleet.router.is_closed.wait()
 
 
+async def test_a_loss_is_reported_even_when_no_attempt_is_left(start_fleet: Any) -> None:
+    async with start_fleet(attempts_max=2) as fleet:
+        fleet.router.plan_count = 3
+        fleet.stage.fail_at = [1, 2]
+        assert error_of(await stream_events(fleet.url))["type"] == "server_error"
+        assert [lost.attempt for lost in fleet.router.lost] == [1, 2]
+        assert len(fleet.stage.requests) == 2
+
+
+async def test_after_a_loss_the_router_is_asked_anew(fleet: Any) -> None:
+    fleet.stage.fail_at = [1]
+    await stream_events(fleet.url)
+    asked = fleet.router.list_count
+    await stream_events(fleet.url)
+    assert fleet.router.list_count == asked + 1
+
+
 async def test_a_head_that_dies_ends_in_an_error_event(fleet: Any) -> None:
     fleet.stage.hold = 1
     reader = asyncio.create_task(stream_events(fleet.url))

@@ -26,6 +26,13 @@ async def test_models_are_listed_and_shown(fleet: Any) -> None:
     assert (await get(f"{fleet.url}/v1/models"))[0] == 401
 
 
+async def test_models_show_the_fleet_of_now(fleet: Any) -> None:
+    assert (await get(f"{fleet.url}/v1/models", KEY))[1]["data"][0]["is_ready"] is True
+    fleet.router.is_ready = False
+    assert (await get(f"{fleet.url}/v1/models", KEY))[1]["data"][0]["is_ready"] is False
+    assert (await get(f"{fleet.url}/v1/models/heavyweight", KEY))[1]["is_ready"] is False
+
+
 async def test_health_needs_no_key(fleet: Any) -> None:
     assert (await get(f"{fleet.url}/health"))[0] == 200
     status, body = await get(f"{fleet.url}/health/ready")

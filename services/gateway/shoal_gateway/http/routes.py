@@ -62,12 +62,12 @@ class Routes:
         return await self._whole(renderer, self._events(prepared))
 
     async def list_models(self, request: web.Request) -> web.Response:
-        states = await self.directory.states()
+        states = await self.directory.states(age_s_max=0.0)
         return web.json_response({"object": "list", "data": [_model(state) for state in states]})
 
     async def show_model(self, request: web.Request) -> web.Response:
         wanted = request.match_info["model"]
-        states = await self.directory.states()
+        states = await self.directory.states(age_s_max=0.0)
         for state in states:
             if state.model == wanted:
                 return web.json_response(_model(state))
