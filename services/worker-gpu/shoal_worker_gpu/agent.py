@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,4 +122,5 @@ class Agent:
             ready_file=self._run_dir / f"engine-{digest}.json",
             settings=self._settings,
             token=self._token,
+            agent_pid=os.getpid(),
         )

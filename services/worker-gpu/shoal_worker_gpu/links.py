@@ -152,6 +152,13 @@ class DownstreamLink:
                 future.set_result(response.granted)
         elif kind == "refused":
             self._listener.link_refused(response.refused)
+            self._refuse_grant(response.refused)
+
+    def _refuse_grant(self, refused: stage_pb2.SequenceRefused) -> None:
+        """Whoever waits for the sequence's grant need not wait until its time is up."""
+        future = self._grants.get(SequenceKey(refused.key.sequence, refused.key.attempt))
+        if future is not None and not future.done():
+            future.set_exception(StageFailed(refused.node_id, refused.detail))
 
     async def _watch(self) -> None:
         """Lose the link when a frame has no receipt in time."""

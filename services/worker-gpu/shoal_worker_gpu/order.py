@@ -16,7 +16,7 @@ from shoal_worker_gpu.settings import Settings
 
 @dataclass(frozen=True)
 class Order:
-    """What the agent wants; `token` is the fleet token."""
+    """What the agent wants; `token` is the fleet token, `agent_pid` the child's parent."""
 
     node_id: str
     assignment: Assignment
@@ -24,6 +24,7 @@ class Order:
     ready_file: Path
     settings: Settings
     token: str
+    agent_pid: int
 
     def dump(self) -> str:
         """As JSON. Holds the token: write it to a file of mode 0600."""
@@ -38,6 +39,7 @@ class Order:
             "ready_file": str(self.ready_file),
             "settings": self.settings.model_dump(mode="json", exclude={"fleet": {"token"}}),
             "token": self.token,
+            "agent_pid": self.agent_pid,
         }
         return json.dumps(data)
 
@@ -51,4 +53,5 @@ class Order:
             ready_file=Path(data["ready_file"]),
             settings=Settings(**data["settings"]),
             token=data["token"],
+            agent_pid=data["agent_pid"],
         )

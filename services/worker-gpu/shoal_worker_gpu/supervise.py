@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
@@ -34,6 +34,7 @@ class SupervisedEngine:
     """Keeps one engine child alive until stopped.
 
     `status` is always current enough to be beaten: FAILED the moment the process is gone.
+    program: what is run, with the order's file as its last argument.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class SupervisedEngine:
         clock: Clock,
         metrics: AgentMetrics,
         on_change: Callable[[], None],
+        program: Sequence[str] = (sys.executable, "-m", "shoal_worker_gpu.engine_child"),
     ) -> None:
         self.order = order
         self.pid = 0
         self._clock = clock
         self._metrics = metrics
         self._on_change = on_change
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
@@ -82,11 +85,16 @@ class SupervisedEngine:
             await process.wait()
 
     async def _pause(self, delay_s: float) -> None:
+        """Let `delay_s` pass, or less when told to stop."""
+        waits = [
+            asyncio.create_task(self._clock.sleep(delay_s)),
+            asyncio.create_task(self._stopping.wait()),
+        ]
         try:
-            async with asyncio.timeout(delay_s):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _live_once(self) -> None:
         """One life of the child, from its start to its end."""
@@ -94,6 +102,9 @@ class SupervisedEngine:
         ready_file.unlink(missing_ok=True)
         process = await self._spawn()
         self._process, self.pid = process, process.pid
+        if self._stopping.is_set():
+            # `stop` came while there was no process yet to be told.
+            process.kill()
         watcher = asyncio.create_task(self._watch(ready_file))
         try:
             await process.wait()
@@ -115,9 +126,7 @@ class SupervisedEngine:
         handle = os.open(order_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(self.order.dump())
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shoal_worker_gpu.engine_child", str(order_file)
-        )
+        return await asyncio.create_subprocess_exec(*self._program, str(order_file))
 
     async def _watch(self, ready_file: Path) -> None:
         """Keep `status` current; kill a child that has stopped answering."""
