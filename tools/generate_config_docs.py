@@ -25,6 +25,7 @@ from shoal_common.settings import (
     ServiceSettings,
     options,
     to_toml,
+    variable_of,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +95,8 @@ def render_page(classes: Mapping[str, type[ServiceSettings]], reference: Mapping
     parts += [_service_section(service, classes[service]) for service in sorted(classes)]
     parts.append(_REFERENCE_INTRODUCTION)
     built = built_options(classes)
-    parts += [_document_section(document, built) for document in reference.values()]
+    accepted = accepted_options(classes)
+    parts += [_document_section(document, built, accepted) for document in reference.values()]
     return "\n".join(parts)
 
 
@@ -103,6 +105,15 @@ def built_options(classes: Mapping[str, type[ServiceSettings]]) -> dict[str, Opt
     everyone: list[type[ServiceSettings]] = [ServiceSettings, *classes.values()]
     known = [option for cls in everyone for option in options(cls)]
     return {option.variable: option for option in known if option.section}
+
+
+def accepted_options(classes: Mapping[str, type[ServiceSettings]]) -> dict[str, str]:
+    """The variable of every option that is accepted without effect, by the option's name."""
+    return {
+        name: variable_of(service, name)
+        for service, cls in classes.items()
+        for name in cls.without_effect
+    }
 
 
 def reference_rows(
@@ -127,7 +138,15 @@ def _fleet_section() -> str:
 
 def _service_section(service: str, cls: type[ServiceSettings]) -> str:
     own = [option for option in options(cls) if option.section == service]
-    return f"## {service.replace('_', '-')}: `[{service}]`\n\n" + _options_table(own)
+    page = f"## {service.replace('_', '-')}: `[{service}]`\n\n" + _options_table(own)
+    if not cls.without_effect:
+        return page
+    rows = [
+        (f"`{name}`", f"`{variable_of(service, name)}`", instead)
+        for name, instead in cls.without_effect.items()
+    ]
+    head = ("Option", "Variable", "Replaced by")
+    return page + "\nAccepted without effect, with a notice at start:\n\n" + _table(head, rows)
 
 
 def _options_table(rows: Iterable[Option]) -> str:
@@ -144,11 +163,18 @@ def _options_table(rows: Iterable[Option]) -> str:
     return _table(("Option", "Variable", "Type", "Default", "Meaning"), cells)
 
 
-def _document_section(document: Mapping[str, Any], built: Mapping[str, Option]) -> str:
+def _document_section(
+    document: Mapping[str, Any], built: Mapping[str, Option], accepted: Mapping[str, str]
+) -> str:
     parts = [f"### {document['title']}\n\n{document['about']}\n"]
     for section, entries in document["sections"].items():
         cells = [
-            (f"`{name}`", _code(entry["default"]), _destination(entry, built), _ours(entry, built))
+            (
+                f"`{name}`",
+                _code(entry["default"]),
+                _destination(entry, built),
+                _ours(name, entry, built, accepted),
+            )
             for name, entry in entries.items()
         ]
         table = _table(("Option", "Was", "Here", "Default and notes"), cells)
@@ -171,9 +197,14 @@ def is_planned(name: str, built: Mapping[str, Option]) -> bool:
     return name.startswith("SHOAL_") and name != CONFIG_VARIABLE and name not in built
 
 
-def _ours(entry: Mapping[str, Any], built: Mapping[str, Option]) -> str:
+def _ours(
+    name: str,
+    entry: Mapping[str, Any],
+    built: Mapping[str, Option],
+    accepted: Mapping[str, str],
+) -> str:
     if "instead" in entry:
-        return ""
+        return f"`{accepted[name]}` is accepted without effect" if name in accepted else ""
     option = built.get(targets(entry)[0])
     if option is not None:
         default = default_text(option.info)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -130,6 +131,8 @@ class ServiceSettings(BaseSettings):
         frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
     )
     service: ClassVar[str] = ""
+    without_effect: ClassVar[Mapping[str, str]] = {}
+    """Options of other systems by name, and what does their work here: accepted, never used."""
 
     listen_address: str = "127.0.0.1:0"
     """Address of the gRPC server, `host:port` or `unix:/path`; port 0 takes a free one."""
@@ -141,6 +144,13 @@ class ServiceSettings(BaseSettings):
     """File that receives pid and bound addresses as JSON once the service is up."""
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     """What the whole fleet shares."""
+    _ignored: tuple[str, ...] = ()
+
+    def log_ignored(self) -> None:
+        """One notice, once logs are set up, that names given options without effect, if any."""
+        if self._ignored:
+            replaced = {name: self.without_effect[name] for name in self._ignored}
+            log.warning("options without effect", extra={"replaced_by": replaced})
 
     def __init_subclass__(cls, service: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -153,6 +163,8 @@ class ServiceSettings(BaseSettings):
         super().__pydantic_init_subclass__(**options)
         shared = cls.model_fields.keys() & FleetSettings.model_fields.keys()
         assert not shared, f"options of the fleet declared again: {', '.join(sorted(shared))}"
+        used = cls.model_fields.keys() & cls.without_effect.keys()
+        assert not used, f"options with a field have an effect: {', '.join(sorted(used))}"
 
     @classmethod
     def settings_customise_sources(
@@ -168,6 +180,7 @@ class ServiceSettings(BaseSettings):
 
 
 S = TypeVar("S", bound=ServiceSettings)
+log = logging.getLogger(__name__)
 
 
 class Option(NamedTuple):
@@ -192,6 +205,11 @@ def options(cls: type[ServiceSettings]) -> list[Option]:
     """Every option of a service, the shared ones of the fleet last."""
     own = [_option(cls.service, n, f) for n, f in cls.model_fields.items() if n != "fleet"]
     return own + [_option("fleet", n, f) for n, f in FleetSettings.model_fields.items()]
+
+
+def variable_of(service: str, name: str) -> str:
+    """The environment variable of a service's own option."""
+    return f"{_PREFIX}{service.upper()}_{name.upper()}"
 
 
 def load(
@@ -235,12 +253,13 @@ def render(settings: ServiceSettings, origins: Mapping[tuple[str, str], str]) ->
             lines.append(f"# {option.name} is not set")
         else:
             lines.append(f"{option.name} = {to_toml(value)}  # {origin}")
+    for name in settings._ignored:
+        lines.append(f"# {name} has no effect: replaced by {settings.without_effect[name]}")
     return "\n".join(lines) + "\n"
 
 
 def _option(section: str, name: str, info: FieldInfo) -> Option:
-    prefix = _PREFIX if section == "fleet" else f"{_PREFIX}{section.upper()}_"
-    variable = prefix + name.upper()
+    variable = _PREFIX + name.upper() if section == "fleet" else variable_of(section, name)
     for mark in info.metadata:
         if isinstance(mark, EnvName):
             variable = mark.name
@@ -286,7 +305,8 @@ def _merge(
     known = options(cls)
     flags = {o.name: arguments[o.name] for o in known if o.name in arguments}
     environ = _with_dotenv(flags, environ)
-    problems = list(_unknown_variables(cls.service, known, environ))
+    unused = {variable_of(cls.service, name): name for name in cls.without_effect}
+    problems = list(_unknown_variables(cls.service, known, unused, environ))
     values: dict[str, dict[str, Any]] = {cls.service: {}, "fleet": {}}
     origins: dict[tuple[str, str], str] = {}
 
@@ -295,7 +315,7 @@ def _merge(
         origins[option.section, option.name] = origin
 
     path, file_values = _read_file(_config_path(arguments, flags, environ), cls.service)
-    problems += _unknown_keys(path, file_values, known)
+    problems += _unknown_keys(path, file_values, known, {(cls.service, n) for n in unused.values()})
     for option in known:
         section = file_values.get(option.section, {})
         if option.name in section:
@@ -307,7 +327,10 @@ def _merge(
             put(option, _decode(option.info, flags[option.name]), option.flag)
     if problems:
         raise ConfigurationError(problems)
-    return _validated(cls, values, origins), origins
+    settings = _validated(cls, values, origins)
+    in_file = file_values.get(cls.service, {})
+    settings._ignored = tuple(n for v, n in unused.items() if v in environ or n in in_file)
+    return settings, origins
 
 
 def _validated(
@@ -384,9 +407,12 @@ def _read_file(path: Path, service: str) -> tuple[Path, dict[str, dict[str, Any]
 
 
 def _unknown_keys(
-    path: Path, file_values: Mapping[str, Mapping[str, Any]], known: Sequence[Option]
+    path: Path,
+    file_values: Mapping[str, Mapping[str, Any]],
+    known: Sequence[Option],
+    unused: Set[tuple[str, str]],
 ) -> Iterator[str]:
-    names = {(option.section, option.name) for option in known}
+    names = {(option.section, option.name) for option in known} | unused
     for section, table in file_values.items():
         for key in table:
             if (section, key) not in names:
@@ -394,10 +420,10 @@ def _unknown_keys(
 
 
 def _unknown_variables(
-    service: str, known: Sequence[Option], environ: Mapping[str, str]
+    service: str, known: Sequence[Option], unused: Iterable[str], environ: Mapping[str, str]
 ) -> Iterator[str]:
     """Variables with our prefix that nobody reads: a misspelt setting must not pass silently."""
-    names = {option.variable for option in known} | {CONFIG_VARIABLE}
+    names = {option.variable for option in known} | {CONFIG_VARIABLE, *unused}
     others = tuple(f"{_PREFIX}{s.upper()}_" for s in _FOREIGN_SECTIONS if s != service)
     for name in sorted(environ):
         if not name.startswith(_PREFIX) or name in names or name.startswith(others):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -15,6 +16,7 @@ from shoal_common.settings import (
     load,
     options,
     read,
+    render,
 )
 
 
@@ -235,3 +237,49 @@ def test_an_own_option_may_not_be_called_like_a_fleet_option() -> None:
         class Clash(ServiceSettings, service="router"):
             region: str = ""
             """Clashes with the fleet's."""
+
+
+class Replaced(ServiceSettings, service="worker_gpu"):
+    without_effect = MappingProxyType({"max_batch_size": "batching", "gpu_layers": "placement"})
+
+
+def _notices(settings: ServiceSettings, caplog: pytest.LogCaptureFixture) -> list[object]:
+    caplog.clear()
+    settings.log_ignored()
+    return [vars(record)["replaced_by"] for record in caplog.records]
+
+
+def test_options_without_effect_are_accepted_and_told_in_one_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.toml").write_text("[worker-gpu]\ngpu_layers = 12\n")
+    environ = _environ(tmp_path, SHOAL_WORKER_GPU_MAX_BATCH_SIZE="4")
+    settings = read(Replaced, {}, environ)
+    assert _notices(settings, caplog) == [{"max_batch_size": "batching", "gpu_layers": "placement"}]
+    assert "max_batch_size has no effect: replaced by batching" in render(settings, {})
+
+
+def test_where_no_option_without_effect_is_given_nothing_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = read(Replaced, {}, _environ(tmp_path))
+    assert _notices(settings, caplog) == []
+    assert "no effect" not in render(settings, {})
+
+
+@pytest.mark.parametrize("content", ["[fleet]\ngpu_layers = 1\n", "[worker-gpu]\ngpu_layer = 1\n"])
+def test_an_option_without_effect_is_accepted_under_its_own_name_only(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "config.toml").write_text(content)
+    with pytest.raises(ConfigurationError, match="unknown option 'gpu_layer"):
+        read(Replaced, {}, _environ(tmp_path))
+
+
+def test_an_option_with_a_field_cannot_be_without_effect() -> None:
+    with pytest.raises(AssertionError, match="drain_timeout_s"):
+        type(
+            "Both",
+            (ServiceSettings,),
+            {"without_effect": {"drain_timeout_s": "x"}, "__annotations__": {}},
+        )

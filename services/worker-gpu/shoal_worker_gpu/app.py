@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a worker until SIGTERM."""
     settings = load(Settings, argv)
     setup("worker-gpu", settings.fleet.log_level, settings.fleet.log_format)
+    settings.log_ignored()
     run_service(lambda: run(settings))
 
 

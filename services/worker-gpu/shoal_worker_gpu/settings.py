@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import Field
@@ -13,6 +14,14 @@ from shoal_common.settings import ServiceSettings
 class Settings(ServiceSettings, service="worker_gpu"):
     """One machine's share of the fleet."""
 
+    without_effect = MappingProxyType(
+        {
+            "max_batch_size": "continuous batching, bounded by max_running",
+            "batch_timeout_ms": "continuous batching: no step waits for a batch to fill",
+            "gpu_layers": "load, which names layers, and device: a worker sees its memory itself",
+            "prefix_cache_max_entries": "the pool of KV blocks, bounded by kv_memory_mb",
+        }
+    )
     node_id: str = Field(default="", max_length=64, pattern=r"^[A-Za-z0-9_-]*$")
     """Stable name of this worker; empty makes one and keeps it in the data folder."""
     load: str = ""
