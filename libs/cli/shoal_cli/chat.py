@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,19 +50,34 @@ class Chat:
         ]
 
 
-async def converse(chat: Chat, read_line: Callable[[], str], write: Callable[[str], None]) -> None:
-    """Ask and answer until an end of input or `/exit`; a failed turn is told and may be retried."""
+def converse(
+    chat: Chat,
+    read_line: Callable[[], str],
+    write: Callable[[str], None],
+    complain: Callable[[str], None],
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> list[GatewayFailed]:
+    """Ask and answer until an end of input or `/exit`; returns the errors of turns that failed.
+
+    `run` runs one turn to its end. Ctrl-C (KeyboardInterrupt) during a reply gives that reply up,
+    at the prompt it ends the conversation. Input is read while nothing else runs, so that a
+    pending read never keeps the program alive.
+    """
+    failures: list[GatewayFailed] = []
     while True:
         try:
-            text = (await asyncio.to_thread(read_line)).strip()
-        except EOFError:
-            return
+            text = read_line().strip()
+        except (EOFError, KeyboardInterrupt):
+            return failures
         if text in {"/exit", "/quit"}:
-            return
+            return failures
         if not text:
             continue
         try:
-            await chat.say(text, write)
+            run(chat.say(text, write))
         except GatewayFailed as err:
-            write(f"[{err}]")
+            failures.append(err)
+            complain(str(err))
+        except KeyboardInterrupt:
+            write(" [stopped]")
         write("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -108,7 +109,10 @@ class GatewayClient:
         return self._open.post(f"{self._url}/v1/chat/completions", json=body)
 
     def _unreachable(self, err: Exception) -> GatewayFailed:
-        detail = str(err) or type(err).__name__
+        if isinstance(err, aiohttp.ClientConnectorError) and err.os_error.errno:
+            detail = os.strerror(err.os_error.errno).lower()
+        else:
+            detail = str(err) or type(err).__name__
         return GatewayFailed(
             f"the gateway at {self._url} does not answer ({detail}): "
             "start a fleet with `shoal up`, or look with `shoal doctor`"
@@ -137,6 +141,9 @@ def user_messages(prompt: str, system: str | None = None) -> list[dict[str, str]
 def pick_model(models: Sequence[str], wanted: str | None) -> str:
     """The model to use: `wanted`, else the first served. Raises GatewayFailed."""
     if wanted is not None:
+        if wanted not in {*models, "auto"}:
+            known = ", ".join(models) or "nothing"
+            raise GatewayFailed(f"the gateway does not serve '{wanted}'; it serves: {known}")
         return wanted
     served = [model for model in models if model != "auto"]
     if not served:

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from shoal_cli import pids
 from shoal_cli.errors import AlreadyRunning, CliError, NotRunning, StartFailed
@@ -21,22 +21,28 @@ LOG_FILE = "up.log"
 _POLL_S = 0.1
 _READY_TIMEOUT_S = 1200.0
 _STOP_TIMEOUT_S = 120.0
-_LOG_TAIL_LINES = 12
+ERROR_MARK = "error: "
+"""What the message of a command that failed starts with."""
 
 
-def start(options: UpOptions, argv: Sequence[str], settings: CliSettings) -> dict[str, Any]:
+def start(
+    options: UpOptions, argv: Sequence[str], settings: CliSettings, tell: Callable[[str], None]
+) -> dict[str, Any]:
     """Run `shoal <argv>` in its own session; returns the fleet's state once it is ready.
 
-    Raises AlreadyRunning or PortBusy before anything starts, StartFailed with the end of the log.
+    `tell` gets the lines the fleet logs until then, but for the error that ends it.
+
+    Raises AlreadyRunning or DataDirUnusable before anything starts, StartFailed with the error.
     """
     owner = pids.read_owner(options.data_dir)
     if owner is not None:
         raise AlreadyRunning(owner.pid, owner.url, options.data_dir)
-    options.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pids.make_private(options.data_dir)
     state_file = options.state_file
     state_file.unlink(missing_ok=True)
     log_file = options.data_dir / LOG_FILE
-    with log_file.open("wb") as log:
+    log_file.unlink(missing_ok=True)
+    with os.fdopen(os.open(log_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "shoal_cli", *argv],
             stdin=subprocess.DEVNULL,
@@ -46,7 +52,10 @@ def start(options: UpOptions, argv: Sequence[str], settings: CliSettings) -> dic
             start_new_session=True,
         )
     try:
-        return _wait_ready(process, state_file, log_file)
+        with log_file.open(errors="replace") as said:
+            state = _wait_ready(process, state_file, _Echo(said, tell), log_file)
+        process.returncode = 0  # It outlives this process on purpose: Popen need not warn of it.
+        return state
     except BaseException:  # Ctrl-C while it starts means: do not start.
         if process.poll() is None:
             process.terminate()
@@ -55,19 +64,39 @@ def start(options: UpOptions, argv: Sequence[str], settings: CliSettings) -> dic
 
 
 def _wait_ready(
-    process: subprocess.Popen[bytes], state_file: Path, log_file: Path
+    process: subprocess.Popen[bytes], state_file: Path, echo: _Echo, log_file: Path
 ) -> dict[str, Any]:
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while (state := read_state(state_file)) is None:
-        if process.poll() is not None:
-            lines = log_file.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-            raise StartFailed("the fleet", f"see {log_file}", lines)
+        has_ended = process.poll() is not None
+        echo.forward()
+        if has_ended:
+            raise StartFailed("the fleet", f"see {log_file}", echo.error_lines)
         if time.monotonic() >= deadline_s:
             raise StartFailed(
                 "the fleet", f"not ready within {_READY_TIMEOUT_S:g} s, see {log_file}"
             )
         time.sleep(_POLL_S)
     return state
+
+
+class _Echo:
+    """Reads a log as it grows: lines go to `tell`, an `error:` and what follows it are kept."""
+
+    def __init__(self, said: TextIO, tell: Callable[[str], None]) -> None:
+        self._said = said
+        self._tell = tell
+        self._rest = ""
+        self.error_lines: list[str] = []
+
+    def forward(self) -> None:
+        """Pass on the whole lines that came since the last call."""
+        *lines, self._rest = (self._rest + self._said.read()).split("\n")
+        for line in lines:
+            if self.error_lines or line.startswith(ERROR_MARK):
+                self.error_lines.append(line)
+            elif line:
+                self._tell(line)
 
 
 def read_state(state_file: Path) -> dict[str, Any] | None:

@@ -220,7 +220,7 @@ _CHECKS: tuple[Callable[[Facts], Sequence[Finding]], ...] = (
 
 
 def _is_writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK)
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _is_free(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the command line can fail with; `main` prints the message and exits with 1.
+"""What the command line can fail with; `main` prints the message and exits with `exit_status`.
 
 CliError
 ├── PortBusy            another program listens where the gateway should
@@ -6,6 +6,7 @@ CliError
 ├── NotRunning          `down` or `status` without a fleet
 ├── ModelFolderMissing  no folder with a model there
 ├── BadOptions          options that contradict each other
+├── DataDirUnusable     the data folder cannot be made or written
 ├── ProgramMissing      an executable that should have been installed
 ├── StartFailed         a process of the fleet did not become ready
 └── GatewayFailed       the gateway answered with an error, or not at all
@@ -23,6 +24,8 @@ class CliError(ShoalError):
     """Base of what a person at the terminal has to act on."""
 
     reason = "CLI"
+    exit_status = 1
+    """1 when something failed, 2 when the command was asked the wrong way."""
 
 
 class PortBusy(CliError):
@@ -63,6 +66,7 @@ class ModelFolderMissing(CliError):
     """No Hugging Face folder at the path."""
 
     reason = "MODEL_FOLDER_MISSING"
+    exit_status = 2
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -75,6 +79,19 @@ class BadOptions(CliError):
     """Options that contradict each other."""
 
     reason = "BAD_OPTIONS"
+    exit_status = 2
+
+
+class DataDirUnusable(CliError):
+    """Keys and state cannot be kept where they should be."""
+
+    reason = "DATA_DIR_UNUSABLE"
+
+    def __init__(self, data_dir: Path, detail: str) -> None:
+        super().__init__(
+            f"the data folder {data_dir} cannot be used ({detail}): "
+            "choose another with --data-dir or SHOAL_DATA_DIR"
+        )
 
 
 class ProgramMissing(CliError):

@@ -15,6 +15,7 @@ from shoal_cli.errors import BadOptions, ModelFolderMissing
 from shoal_cli.supervise import ProcessSpec
 
 HOST = "127.0.0.1"
+PROCESSES_FILE = "processes.json"
 _LOG_LEVELS = ("warning", "info", "debug")
 
 
@@ -48,6 +49,11 @@ class UpOptions:
     def run_dir(self) -> Path:
         """Files that say where the processes listen; worth nothing after a stop."""
         return self.data_dir / "run"
+
+    @property
+    def processes_file(self) -> Path:
+        """What the supervisor says of its processes, written whenever one changes."""
+        return self.run_dir / PROCESSES_FILE
 
     @property
     def state_file(self) -> Path:
@@ -88,7 +94,10 @@ class Fleet:
 
 
 def read_model_folder(path: Path) -> ModelFolder:
-    """Look at a folder's `config.json`. Raises ModelFolderMissing, BadOptions."""
+    """Look at a folder's `config.json`. Raises ModelFolderMissing, BadOptions.
+
+    Whether the weights may be trusted is for the shard-store to say.
+    """
     try:
         config = json.loads((path / "config.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -99,6 +108,8 @@ def read_model_folder(path: Path) -> ModelFolder:
     if not isinstance(layer_count, int) or layer_count < 1:
         raise BadOptions(f"{path / 'config.json'} does not say num_hidden_layers")
     folder = path.resolve()
+    if not (folder / "tokenizer.json").is_file():
+        raise BadOptions(f"{folder / 'tokenizer.json'} is missing: add the model's tokenizer")
     return ModelFolder(folder.name, folder, layer_count)
 
 
@@ -119,8 +130,8 @@ def layer_ranges(layer_count: int, worker_count: int) -> list[tuple[int, int]]:
     """
     if worker_count > layer_count:
         raise BadOptions(
-            f"{layer_count} layers cannot be split over {worker_count} workers: "
-            f"use --workers {layer_count} or fewer"
+            f"{layer_count} layers cannot be split into {worker_count} parts: "
+            f"ask for {layer_count} or fewer"
         )
     length, longer_count = divmod(layer_count, worker_count)
     ranges: list[tuple[int, int]] = []
@@ -179,6 +190,8 @@ def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
             name="nats",
             argv=(str(nats_program), "-c", str(options.run_dir / "nats.conf")),
             ready_port=ports.nats,
+            # The broker's lines of information are 8 at a start and 3 at a stop.
+            quiet_mark="" if options.verbosity else "[INF]",
         ),
         shard_store=draft.service(
             "shard-store",
@@ -197,6 +210,7 @@ def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
                 },
                 name=f"worker-{index}",
                 ready_timeout_s=300.0,
+                group="workers",
             )
             for index, load in enumerate(loads, start=1)
         ),
@@ -243,6 +257,7 @@ class _Draft:
         own: Mapping[str, str],
         name: str | None = None,
         ready_timeout_s: float = 60.0,
+        group: str = "",
     ) -> ProcessSpec:
         """A service of ours; `own` holds its settings without the prefix."""
         name = name or service
@@ -257,4 +272,5 @@ class _Draft:
             settings={**self.shared, **settings, f"{prefix}READY_FILE": str(ready_file)},
             ready_file=ready_file,
             ready_timeout_s=ready_timeout_s,
+            group=group,
         )

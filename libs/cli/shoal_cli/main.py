@@ -1,16 +1,19 @@
-"""The `shoal` command: options in, the right module called, errors as one line and exit status 1.
+"""The `shoal` command: options in, the right module called, errors as one line.
+
+Exit status: 0 fine, 1 failed, 2 asked the wrong way, 130 given up with Ctrl-C.
 
 Modules that load aiohttp or gRPC are imported by the command that needs them, so that `--help`
 answers at once.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from shoal_cli.bench import BenchOptions, Measured
     from shoal_cli.client import GatewayClient
     from shoal_cli.fleet import UpOptions
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="shoal",
@@ -39,7 +44,10 @@ DataDir = Annotated[
         help="Keys, models and state. Default: $SHOAL_DATA_DIR or ~/.local/share/shoal.",
     ),
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="A config.toml for the services.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", exists=True, dir_okay=False, help="A config.toml for the services."),
+]
 Models = Annotated[
     list[Path] | None,
     typer.Option("--model", "-m", help="A local Hugging Face folder; may be given again."),
@@ -50,7 +58,18 @@ Workers = Annotated[
 Split = Annotated[bool, typer.Option("--split", help="Divide the layers among the workers.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return when the fleet is ready.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v info, -vv debug.")]
-Url = Annotated[str | None, typer.Option("--url", help="The gateway. Default: the local fleet.")]
+
+
+def _checked_url(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise typer.BadParameter("it must start with http:// or https://")
+    return url
+
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", callback=_checked_url, help="The gateway. Default: the local fleet."),
+]
 ModelName = Annotated[
     str | None, typer.Option("--model-name", help="Default: the first model served.")
 ]
@@ -63,12 +82,37 @@ def main() -> None:
     try:
         app()
     except ShoalError as err:
-        _console(stderr=True).print(f"error: {err}", style="red", markup=False, soft_wrap=True)
+        _complain(str(err))
+        sys.exit(getattr(err, "exit_status", 1))
+    except OSError as err:  # A full disk, a file of someone else: the system's words say it best.
+        where = f": {err.filename}" if err.filename else ""
+        _complain(f"{err.strerror or err}{where}")
         sys.exit(1)
 
 
+def _complain(text: str) -> None:
+    """One line on standard error, red on a terminal; `detach` knows it by its first word."""
+    from shoal_cli.detach import ERROR_MARK
+
+    _console(stderr=True).print(f"{ERROR_MARK}{text}", style="red", markup=False, soft_wrap=True)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        version()
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def _default(context: typer.Context) -> None:
+def _default(
+    context: typer.Context,
+    is_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
     if context.invoked_subcommand is None:
         up()
 
@@ -108,8 +152,12 @@ def up(
         with Terminal(_console()) as terminal:
             asyncio.run(foreground.run(options, settings, terminal))
         return
-    state = background.start(options, _argv(options), settings)
-    typer.echo(f"ready: {state['url']}/v1 (key: {state['key_file']}); stop it with `shoal down`")
+    state = background.start(
+        options, _argv(options), settings, lambda line: typer.echo(line, err=True)
+    )
+    typer.echo(f"ready   {state['url']}/v1\nkey     {state['key_file']}")
+    typer.echo(f"models  {', '.join(state['models'])}")
+    typer.echo("talk: shoal chat    look: shoal status    stop: shoal down")
 
 
 app.command("run", hidden=True)(up)
@@ -179,17 +227,29 @@ def chat(
     from shoal_cli.chat import Chat, converse
     from shoal_cli.client import pick_model
 
-    async def talk() -> None:
-        async with _client(url, data_dir) as client:
-            picked = pick_model(await client.models(), model_name)
-            typer.echo(f"{picked} (/exit or Ctrl-D ends)")
-            talk_state = Chat(client, picked, system, max_tokens, temperature)
-            await converse(talk_state, _reader(), _write)
+    client = _client(url, data_dir)
+    is_person = sys.stdin.isatty()
 
-    try:
-        asyncio.run(talk())
-    except KeyboardInterrupt:
+    async def connected(work: Coroutine[Any, Any, T]) -> T:
+        # A connection for each turn: one kept open might be closed while the person thinks.
+        async with client:
+            return await work
+
+    with asyncio.Runner() as runner:
+        picked = pick_model(runner.run(connected(client.models())), model_name)
+        if is_person:
+            typer.echo(f"{picked} (Ctrl-C stops a reply; /exit or Ctrl-D ends)")
+        failures = converse(
+            Chat(client, picked, system, max_tokens, temperature),
+            lambda: input("> " if is_person else ""),
+            _write,
+            _complain,
+            lambda turn: runner.run(connected(turn)),
+        )
+    if is_person:
         typer.echo("")
+    elif failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -214,9 +274,8 @@ def bench(
             options = benchmark.BenchOptions(
                 picked, prompt, max_tokens, iterations, concurrency, stream
             )
-            return options, await benchmark.run(
-                client, options, _counter("request", options.request_count)
-            )
+            with _counter("requests", options.request_count) as step:
+                return options, await benchmark.run(client, options, step)
 
     options, measured = asyncio.run(measure())
     summary = benchmark.summarise(measured)
@@ -237,7 +296,8 @@ def compare_split(
     from shoal_cli import split_check as check
 
     options = check.SplitOptions(model or fleet.shipped_model(), stages, max_tokens)
-    results = check.compare(options, _counter("run", 2 * len(options.prompts)))
+    with _counter("runs", 2 * len(options.prompts)) as step:
+        results = check.compare(options, step)
     for result in results:
         where = result.first_difference
         verdict = "PASS" if where is None else f"FAIL at token {where}"
@@ -248,11 +308,23 @@ def compare_split(
 
 
 @app.command()
-def doctor(port: Port = cli_settings.DEFAULT_PORT, data_dir: DataDir = None) -> None:
+def doctor(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", "-p", min=1, max=65535, help="Default: the running fleet's, else 8800."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
     """Look for what would keep a fleet from running here."""
     from shoal_cli import doctor as health
+    from shoal_cli import pids
 
-    findings = health.examine(health.gather_facts(cli_settings.load(data_dir), port))
+    settings = cli_settings.load(data_dir)
+    owner = pids.read_owner(settings.data_dir)
+    port = port or (owner and owner.port) or cli_settings.DEFAULT_PORT
+    findings = health.examine(health.gather_facts(settings, port))
     for finding in findings:
         mark = "ok  " if finding.is_well else ("FAIL" if finding.is_fatal else "note")
         typer.echo(f"{mark}  {finding.what}: {finding.detail}")
@@ -288,21 +360,18 @@ def _client(url: str | None, data_dir: Path | None) -> "GatewayClient":
     return GatewayClient(url, settings.api_key or cli_settings.read_key(settings.data_dir))
 
 
-def _counter(what: str, total: int) -> Callable[[], None]:
-    """Something to call after each of `total` steps; tells them on standard error."""
-    done = 0
+@contextlib.contextmanager
+def _counter(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Something to call after each of `total` steps: a bar on standard error, if a person looks."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        typer.echo(f"{what} {done} of {total} done", err=True)
-
-    return step
-
-
-def _reader() -> Callable[[], str]:
-    prompt = "> " if sys.stdin.isatty() else ""
-    return lambda: input(prompt)
+    console = _console(stderr=True)
+    columns = ("{task.description}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda: progress.advance(bar)
 
 
 def _write(text: str) -> None:

@@ -12,10 +12,11 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
-from shoal_cli.errors import AlreadyRunning, PortBusy
+from shoal_cli.errors import AlreadyRunning, DataDirUnusable, PortBusy
 
 PID_FILE = "shoal.pid"
 _START_TOLERANCE_S = 2.0
@@ -28,6 +29,13 @@ class Owner:
     pid: int
     started_at: float
     url: str
+
+    @property
+    def port(self) -> int | None:
+        """The port in `url`."""
+        with contextlib.suppress(ValueError):
+            return urlsplit(self.url).port
+        return None
 
     @property
     def is_alive(self) -> bool:
@@ -54,9 +62,9 @@ def read_owner(data_dir: Path) -> Owner | None:
 def claim(data_dir: Path, url: str) -> None:
     """Make this process the owner of `data_dir`, replacing a stale file.
 
-    Raises AlreadyRunning. Of two that claim at once, one wins.
+    Raises AlreadyRunning, DataDirUnusable. Of two that claim at once, one wins.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(data_dir)
     path = data_dir / PID_FILE
     if (owner := read_owner(data_dir)) is not None:
         raise AlreadyRunning(owner.pid, owner.url, data_dir)
@@ -71,6 +79,16 @@ def claim(data_dir: Path, url: str) -> None:
         raise AlreadyRunning(winner.pid if winner else 0, url, data_dir) from err
     finally:
         staged.unlink(missing_ok=True)
+
+
+def make_private(data_dir: Path) -> None:
+    """Make the folder for its owner alone, where there is none. Raises DataDirUnusable."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as err:
+        raise DataDirUnusable(data_dir, err.strerror or str(err)) from err
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise DataDirUnusable(data_dir, "no permission to write")
 
 
 def release(data_dir: Path) -> None:

@@ -14,13 +14,17 @@ from pathlib import Path
 DEFAULT_PORT = 8800
 FOREIGN_PREFIXES = ("RELAY_", "SWARMLLM_")
 
+# gRPC's C core reports every fork at its default level, and our children fork only to exec.
+_CHILD_DEFAULTS = {"GRPC_VERBOSITY": "ERROR", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+
 
 @dataclass(frozen=True)
 class CliSettings:
     """What the environment says to the command line.
 
     `data_dir` holds keys, pid files and stored models ($SHOAL_DATA_DIR); `api_key` replaces the
-    key file ($SHOAL_API_KEY); `environment` is everything, for child processes.
+    key file ($SHOAL_API_KEY); `environment` is everything, for child processes,
+    with gRPC kept quiet unless it says otherwise.
     """
 
     data_dir: Path
@@ -39,6 +43,8 @@ def load(data_dir: Path | None = None, environment: Mapping[str, str] | None = N
     # Services refuse SHOAL_ variables they do not know, and this one is ours alone.
     api_key = variables.pop("SHOAL_API_KEY", "")
     named = variables.get("SHOAL_DATA_DIR", "")
+    for name, value in _CHILD_DEFAULTS.items():
+        variables.setdefault(name, value)
     folder = data_dir or (Path(named) if named else Path.home() / ".local/share/shoal")
     return CliSettings(folder.expanduser().absolute(), api_key, variables)
 

@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class ProcessSpec:
 
     `settings` is written over the inherited environment. The process is ready once it wrote
     `ready_file` (a JSON object) or, with `ready_port`, once that loopback port accepts a
-    connection; with neither, once it was started.
+    connection; with neither, once it was started. Lines that hold `quiet_mark` are kept for the
+    report of a failure but not forwarded. Neighbours in the order of start that share a `group`
+    are stopped together.
     """
 
     name: str
@@ -51,6 +54,17 @@ class ProcessSpec:
     ready_port: int | None = None
     ready_timeout_s: float = 60.0
     stop_timeout_s: float = 15.0
+    quiet_mark: str = ""
+    group: str = ""
+
+
+class ChildState(StrEnum):
+    """Where a process is in its life."""
+
+    STARTING = "starting"
+    UP = "up"
+    WAITING = "down"
+    STOPPED = "stopped"
 
 
 @dataclass
@@ -74,10 +88,18 @@ class Backoff:
 class Supervisor:
     """Owns processes, in the order in which they were started."""
 
-    def __init__(self, clock: Clock, sink: LineSink, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        sink: LineSink,
+        environment: Mapping[str, str],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_change` is called whenever a child's `state` changed."""
         self._clock = clock
         self._sink = sink
         self._environment = dict(environment)
+        self._on_change = on_change
         self._children: list[Child] = []
 
     @property
@@ -91,25 +113,39 @@ class Supervisor:
         From then on it is restarted whenever it ends. Raises StartFailed, with nothing of it left
         running, when it ends or its time is up before it is ready.
         """
-        child = Child(spec, self._clock, self._sink, self._environment)
+        child = Child(spec, self._clock, self._sink, self._environment, self._on_change)
         self._children.append(child)
         return await child.start()
 
     async def stop(self) -> None:
-        """Stop everything, last started first. Idempotent."""
+        """Stop everything, last started first, a group at once. Idempotent."""
         while self._children:
-            await self._children[-1].stop()
-            self._children.pop()
+            last = self._children[-1]
+            together = [last]
+            if last.spec.group:
+                together = [one for one in self._children if one.spec.group == last.spec.group]
+            await asyncio.gather(*(child.stop() for child in together))
+            for child in together:
+                self._children.remove(child)
 
 
 class Child:
-    """One process over its restarts. `pid` is None while it is down."""
+    """One process over its restarts. `pid` is None while it is down; `ready` is what its ready
+    file said last."""
 
     def __init__(
-        self, spec: ProcessSpec, clock: Clock, sink: LineSink, environment: Mapping[str, str]
+        self,
+        spec: ProcessSpec,
+        clock: Clock,
+        sink: LineSink,
+        environment: Mapping[str, str],
+        on_change: Callable[[], None],
     ) -> None:
         self.spec = spec
         self.restart_count = 0
+        self.state = ChildState.STARTING
+        self.ready: dict[str, Any] = {}
+        self._on_change = on_change
         self._clock = clock
         self._sink = sink
         self._environment = {**environment, **spec.settings}
@@ -142,6 +178,11 @@ class Child:
                 await self._keeper
             self._keeper = None
         await self._end_process()
+        self._enter(ChildState.STOPPED)
+
+    def _enter(self, state: ChildState) -> None:
+        self.state = state
+        self._on_change()
 
     async def _keep(self) -> None:
         while True:
@@ -156,6 +197,7 @@ class Child:
         lived_s = self._clock.monotonic() - ready_s
         while True:
             pause_s = self._backoff.after(lived_s)
+            self._enter(ChildState.WAITING)
             self._sink(self.spec.name, f"{why}; starts again in {pause_s:g} s")
             await self._clock.sleep(pause_s)
             self.restart_count += 1
@@ -165,6 +207,7 @@ class Child:
                 why, lived_s = str(err).splitlines()[0], 0.0
                 await self._end_process()
             else:
+                self._sink(self.spec.name, f"is up again (restart {self.restart_count})")
                 return
 
     async def _bring_up(self) -> dict[str, Any]:
@@ -186,7 +229,10 @@ class Child:
             raise StartFailed(spec.name, f"{spec.argv[0]}: {err.strerror}") from err
         assert self._process.stdout is not None
         self._forwarder = asyncio.create_task(self._forward(self._process.stdout))
-        return await self._wait_ready()
+        self._enter(ChildState.STARTING)
+        self.ready = await self._wait_ready()
+        self._enter(ChildState.UP)
+        return self.ready
 
     async def _wait_ready(self) -> dict[str, Any]:
         process, spec = self._process, self.spec
@@ -249,7 +295,8 @@ class Child:
         text = line.decode("utf-8", "replace").rstrip()[:_LINE_CHARACTERS_MAX]
         if text:
             self._last_lines.append(text)
-            self._sink(self.spec.name, text)
+            if not self.spec.quiet_mark or self.spec.quiet_mark not in text:
+                self._sink(self.spec.name, text)
 
 
 async def _ready_state(spec: ProcessSpec) -> dict[str, Any] | None:

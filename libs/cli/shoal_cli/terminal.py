@@ -1,4 +1,7 @@
-"""What `shoal up` shows: coloured prefixed log lines, progress bars, and the panel at the end."""
+"""What `shoal up` shows: coloured prefixed log lines, progress, and the panel at the end.
+
+Progress is bars on a terminal; anywhere else it is a line at every quarter of the way.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+_PROGRESS_STEP = 25
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
 
 
 class Terminal:
-    """Bars live between entering and leaving; lines may come at any time and scroll above them."""
+    """Bars live from entering until the panel is shown; lines may come at any time and scroll above
+    them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._colours: dict[str, str] = {}
         self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, int] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
@@ -28,7 +34,7 @@ class Terminal:
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             console=console,
-            transient=not console.is_terminal,
+            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> Terminal:
@@ -52,12 +58,23 @@ class Terminal:
 
     def advance(self, what: str, done: int, total: int) -> None:
         """Move the bar called `what`, which appears with its first use."""
+        if not self._console.is_terminal:
+            self._tell(what, 100 * done // max(total, 1))
+            return
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=None)
         self._progress.update(self._tasks[what], completed=done, total=max(total, 1))
 
+    def _tell(self, what: str, percent: int) -> None:
+        step = percent // _PROGRESS_STEP
+        if step > self._told.get(what, 0):
+            self._told[what] = step
+            so_far = step * _PROGRESS_STEP
+            self.line("shoal", f"{what}: {'done' if so_far >= 100 else f'{so_far} %'}")
+
     def panel(self, url: str, key_file: Path, models: Sequence[str]) -> None:
-        """Say where the fleet is and how to talk to it."""
+        """Say where the fleet is and how to talk to it; the bars stay above as they are."""
+        self._progress.stop()
         curl = (
             f"curl {url}/v1/chat/completions \\\n"
             f'  -H "Authorization: Bearer $(cat {key_file})" \\\n'

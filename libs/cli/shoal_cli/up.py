@@ -13,7 +13,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from shoal.worker.v1 import pipeline_pb2
@@ -21,7 +21,7 @@ from shoal_cli import client, fleet, peers, pids, secrets_file
 from shoal_cli.errors import ProgramMissing, StartFailed
 from shoal_cli.fleet import Fleet, Ports, UpOptions
 from shoal_cli.settings import CliSettings
-from shoal_cli.supervise import ProcessSpec, Supervisor
+from shoal_cli.supervise import Child, ProcessSpec, Supervisor
 from shoal_cli.terminal import Terminal
 from shoal_common.clock import SystemClock
 from shoal_common.errors import ShoalError
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _MODELS_TIMEOUT_S = 900.0
+_FAILING_S_MAX = 10.0
+"""An engine that failed starts again by itself; one that fails for longer will not recover."""
 
 
 def find_nats() -> Path:
@@ -58,7 +60,12 @@ async def run(options: UpOptions, settings: CliSettings, terminal: Terminal) -> 
 async def _serve(
     options: UpOptions, settings: CliSettings, terminal: Terminal, nats_program: Path
 ) -> None:
-    supervisor = Supervisor(SystemClock(), terminal.line, settings.environment)
+    supervisor = Supervisor(
+        SystemClock(),
+        terminal.line,
+        settings.environment,
+        lambda: _note_processes(options.processes_file, supervisor.children),
+    )
     asked_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -77,8 +84,30 @@ async def _serve(
     finally:
         state_file.unlink(missing_ok=True)
         await supervisor.stop()
+        options.processes_file.unlink(missing_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+def _note_processes(path: Path, children: Sequence[Child]) -> None:
+    """Write what `shoal status` shows of the processes."""
+    noted = [
+        {
+            "name": child.spec.name,
+            "state": child.state,
+            "pid": child.pid,
+            "restart_count": child.restart_count,
+            "address": str(
+                child.ready.get("http") or child.ready.get("grpc") or _port(child.spec.ready_port)
+            ),
+        }
+        for child in children
+    ]
+    secrets_file.write_private(path, json.dumps(noted))
+
+
+def _port(port: int | None) -> str:
+    return "" if port is None else f"{fleet.HOST}:{port}"
 
 
 async def _unless(stop: asyncio.Event, work: Callable[[], Awaitable[None]]) -> bool:
@@ -114,6 +143,8 @@ class _Start:
         self._ports = Ports(*pids.free_ports(3))
         self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program)
         self._token = ""
+        self._failing_since_s: dict[str, float] = {}
+        self._clock = SystemClock()
 
     async def run(self) -> None:
         """Returns when every model answers."""
@@ -164,12 +195,13 @@ class _Start:
 
     async def _models_ready(self) -> None:
         """Wait until the router has a pipeline for every model and the gateway says ready."""
-        clock = SystemClock()
+        clock = self._clock
         deadline_s = clock.monotonic() + _MODELS_TIMEOUT_S
         wanted = {model.name for model in self._options.models}
         while True:
             ready = await self._look()
             if wanted <= ready and await client.is_ready(self._options.url):
+                await self._look()  # The last engines became ready after they were looked at.
                 return
             if clock.monotonic() >= deadline_s:
                 missing = ", ".join(sorted(wanted - ready)) or "gateway"
@@ -193,9 +225,15 @@ class _Start:
         return {model.model for model in models.models if model.is_ready}
 
     def _show_engine(self, node_id: str, engine: pipeline_pb2.EngineStatus) -> None:
-        layers = f"{engine.layer_start}:{engine.layer_stop}"
-        what = f"load {engine.model} {layers} on {node_id}"
-        if engine.state == pipeline_pb2.ENGINE_STATE_FAILED:
-            raise StartFailed(f"{engine.model} {layers} on {node_id}", engine.detail)
+        name = f"{engine.model} on {node_id}"
         is_ready = engine.state == pipeline_pb2.ENGINE_STATE_READY
+        if is_ready:
+            self._failing_since_s.pop(name, None)
+        elif engine.state == pipeline_pb2.ENGINE_STATE_FAILED:
+            now_s = self._clock.monotonic()
+            if now_s - self._failing_since_s.setdefault(name, now_s) >= _FAILING_S_MAX:
+                raise StartFailed(name, engine.detail)
+        if engine.layer_stop == 0:  # A worker that still asks how many layers there are.
+            return
+        what = f"load {engine.model} {engine.layer_start}:{engine.layer_stop} on {node_id}"
         self._terminal.advance(what, 100 if is_ready else min(engine.progress_percent, 99), 100)

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from shoal_cli import bench
-from shoal_cli.chat import Chat, converse
+from shoal_cli.chat import Chat
 from shoal_cli.client import Delta, GatewayClient, is_ready, pick_model
 from shoal_cli.errors import GatewayFailed
 
@@ -102,12 +102,24 @@ async def test_no_gateway_says_what_to_do(unused_port: int) -> None:
     assert not await is_ready(f"http://127.0.0.1:{unused_port}")
 
 
+async def test_refused_connection_is_said_in_plain_words(unused_port: int) -> None:
+    async with GatewayClient(f"http://127.0.0.1:{unused_port}", "key") as client:
+        with pytest.raises(GatewayFailed, match=r"does not answer \(.*refused.*\): start"):
+            await client.models()
+
+
 async def test_ready_and_models(gateway: Gateway) -> None:
     assert await is_ready(gateway.url)
     async with GatewayClient(gateway.url, "key") as client:
         served = await client.models()
     assert pick_model(served, None) == "heavyweight"
-    assert pick_model(served, "other") == "other"
+    assert pick_model(served, "heavyweight") == "heavyweight"
+    assert pick_model(served, "auto") == "auto"
+
+
+def test_unknown_model_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(GatewayFailed, match="not serve 'other'; it serves: drafter, heavyweight"):
+        pick_model(["drafter", "heavyweight"], "other")
 
 
 def test_no_model_served_is_said() -> None:
@@ -116,12 +128,13 @@ def test_no_model_served_is_said() -> None:
 
 
 async def test_chat_carries_earlier_turns_and_options(gateway: Gateway) -> None:
-    lines = iter(["Hi", "", "More", "/exit", "never"])
+    client = GatewayClient(gateway.url, "key")
+    chat = Chat(client, "m", system="Be brief.", max_tokens=9, temperature=0.0)
     written: list[str] = []
-    async with GatewayClient(gateway.url, "key") as client:
-        chat = Chat(client, "m", system="Be brief.", max_tokens=9, temperature=0.0)
-        await converse(chat, lambda: next(lines), written.append)
-    assert "".join(written) == "Hello\nHello\n"
+    async with client:
+        for text in ("Hi", "More"):
+            await chat.say(text, written.append)
+    assert "".join(written) == "HelloHello"
     assert [body["messages"] for body in gateway.bodies][1] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
@@ -134,20 +147,11 @@ async def test_chat_carries_earlier_turns_and_options(gateway: Gateway) -> None:
 
 async def test_failed_turn_leaves_no_trace_in_the_conversation(gateway: Gateway) -> None:
     gateway.events = [chunk("Hel"), {"error": {"message": "lost"}}]
-    lines = iter(["Hi"])
-    written: list[str] = []
-
-    def read_line() -> str:
-        try:
-            return next(lines)
-        except StopIteration as err:
-            raise EOFError from err
-
     async with GatewayClient(gateway.url, "key") as client:
         chat = Chat(client, "m")
-        await converse(chat, read_line, written.append)
+        with pytest.raises(GatewayFailed, match="lost"):
+            await chat.say("Hi", lambda text: None)
     assert chat.turns == []
-    assert "lost" in "".join(written)
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

@@ -68,6 +68,12 @@ def test_a_running_fleet_that_answers_is_well() -> None:
     assert all(finding.is_well for finding in doctor.examine(facts))
 
 
+def test_file_above_the_data_folder_is_a_fault(tmp_path: Path, unused_port: int) -> None:
+    (tmp_path / "file").touch()
+    own = settings.load(tmp_path / "file" / "below", {})
+    assert not doctor.gather_facts(own, unused_port).is_data_dir_writable
+
+
 def test_facts_see_a_busy_port_and_foreign_variables(tmp_path: Path, busy_port: int) -> None:
     own = settings.load(tmp_path / "none" / "yet", {"RELAY_MODE": "x", "HOME": "/root"})
     facts = doctor.gather_facts(own, busy_port)

@@ -35,7 +35,7 @@ def test_layers_are_divided_evenly(
 
 
 def test_more_workers_than_layers_cannot_split() -> None:
-    with pytest.raises(BadOptions, match=r"2 layers .* 3 workers: use --workers 2"):
+    with pytest.raises(BadOptions, match=r"2 layers .* 3 parts: ask for 2"):
         plan(models=(SMALL,), worker_count=3, is_split=True)
 
 
@@ -101,6 +101,11 @@ def test_verbosity_sets_the_log_level(verbosity: int, level: str) -> None:
     assert plan(verbosity=verbosity).router.settings["SHOAL_LOG_LEVEL"] == level
 
 
+def test_broker_is_chatty_only_when_asked() -> None:
+    assert plan().nats.quiet_mark == "[INF]"
+    assert plan(verbosity=1).nats.quiet_mark == ""
+
+
 def test_config_file_is_handed_to_services_not_to_the_broker() -> None:
     made = plan(config=Path("/etc/shoal.toml"))
     assert made.nats.argv == ("/bin/nats-server", "-c", "/data/run/nats.conf")
@@ -125,6 +130,9 @@ def test_model_folder_is_read_from_its_config(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "config.json").write_text('{"num_hidden_layers": 4}')
+    with pytest.raises(BadOptions, match=r"tokenizer\.json is missing"):
+        fleet.read_model_folder(folder)
+    (folder / "tokenizer.json").write_text("{}")
     assert fleet.read_model_folder(folder) == ModelFolder("tiny", folder, 4)
 
 

@@ -1,5 +1,6 @@
 """The command line as a person types it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -36,8 +37,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert run.stdout.strip() == "[]"
 
 
-def test_version() -> None:
-    assert CliRunner().invoke(app, ["version"]).output.startswith("shoal 0.")
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_version(asked: str) -> None:
+    assert CliRunner().invoke(app, [asked]).output.startswith("shoal 0.")
 
 
 @pytest.mark.parametrize("command", ["up", "run"])
@@ -65,17 +67,34 @@ def test_commands_without_a_fleet(tmp_path: Path, command: str) -> None:
     assert isinstance(failure(command, "--data-dir", str(tmp_path)), NotRunning)
 
 
-def test_errors_are_one_line_on_standard_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("argv", "status", "says"),
+    [
+        (["down", "--data-dir", "{}/none"], 1, "error: no fleet is running"),
+        (["up", "--data-dir", "{}/file"], 1, "error: the data folder"),
+        (["up", "--detach", "--data-dir", "{}/file/below"], 1, "error: the data folder"),
+        (["up", "--model", "{}/none"], 2, "error: {}/none is not a folder with a model"),
+        (["test-split", "--stages", "99"], 2, "error: 6 layers cannot be split into 99 parts"),
+        (["up", "--config", "{}/none"], 2, "Usage: "),
+        (["models", "--url", "localhost:8800"], 2, "Usage: "),
+        (["frob"], 2, "Usage: "),
+    ],
+)
+def test_errors_are_short_and_on_standard_error(
+    tmp_path: Path, unused_port: int, argv: list[str], status: int, says: str
+) -> None:
+    (tmp_path / "file").touch()
+    command = [one.format(tmp_path) for one in argv]
+    if "up" in command:
+        command += ["--port", str(unused_port)]
     run = subprocess.run(
-        [sys.executable, "-m", "shoal_cli", "down", "--data-dir", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", "shoal_cli", *command], capture_output=True, text=True, check=False
     )
-    assert run.returncode == 1
+    assert run.returncode == status
     assert run.stdout == ""
-    assert run.stderr.startswith("error: no fleet is running")
+    assert run.stderr.startswith(says.format(tmp_path))
     assert "Traceback" not in run.stderr
+    assert "\x1b" not in run.stderr
 
 
 def test_down_stops_the_supervisor(tmp_path: Path) -> None:
@@ -97,13 +116,36 @@ def test_down_stops_the_supervisor(tmp_path: Path) -> None:
 def test_status_lists_processes(tmp_path: Path) -> None:
     pids.claim(tmp_path, "http://127.0.0.1:1")
     (tmp_path / "run").mkdir()
-    ready = f'{{"pid": {os.getpid()}, "grpc": "127.0.0.1:7"}}'
-    (tmp_path / "run" / "worker-1.ready.json").write_text(ready)
-    gone = max(psutil.pids()) + 10_000_000
-    (tmp_path / "run" / "worker-2.ready.json").write_text(f'{{"pid": {gone}}}')
+    common = {"address": "127.0.0.1:65535", "restart_count": 0}
+    noted = [
+        {"name": "nats", "state": "up", "pid": os.getpid(), **common},
+        {"name": "shard-store", "state": "up", "pid": max(psutil.pids()) + 10_000_000, **common},
+        {"name": "worker-1", "state": "down", "pid": None, **common, "restart_count": 3},
+    ]
+    (tmp_path / "run" / "processes.json").write_text(json.dumps(noted))
     output = CliRunner().invoke(app, ["status", "--data-dir", str(tmp_path)]).output
-    assert "worker-1 │ up" in output
-    assert "worker-2 │ down" in output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    rows = [row for row in rows if row]
+    assert [row[:2] for row in rows] == [
+        ["nats", "up"],
+        ["shard-store", "up"],
+        ["worker-1", "down"],
+    ]
+    assert int(rows[0][4]) > 0
+    assert rows[2][2:] == ["-", "127.0.0.1:65535", "0", "3"]
+    assert max(len(line) for line in output.splitlines()) <= 80
+
+
+def test_status_before_the_first_process(tmp_path: Path) -> None:
+    pids.claim(tmp_path, "http://127.0.0.1:1")
+    result = CliRunner().invoke(app, ["status", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 0
+
+
+def test_doctor_looks_at_the_port_of_the_running_fleet(tmp_path: Path, busy_port: int) -> None:
+    pids.claim(tmp_path, f"http://127.0.0.1:{busy_port}")
+    output = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path)]).output
+    assert f"ok    port {busy_port}: the fleet answers" in output
 
 
 def test_doctor_reports_a_busy_port_and_fails(tmp_path: Path, busy_port: int) -> None:

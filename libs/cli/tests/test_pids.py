@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from shoal_cli import pids
-from shoal_cli.errors import AlreadyRunning, PortBusy
+from shoal_cli.errors import AlreadyRunning, DataDirUnusable, PortBusy
 
 URL = "http://127.0.0.1:8800"
 
@@ -22,6 +22,23 @@ def test_second_claim_says_what_runs_where(tmp_path: Path) -> None:
     pids.claim(tmp_path, URL)
     with pytest.raises(AlreadyRunning, match=rf"process {os.getpid()}, {URL}.*shoal down"):
         pids.claim(tmp_path, URL)
+
+
+def test_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    pids.claim(tmp_path / "new", URL)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataDirUnusable, match="--data-dir"):
+            pids.claim(path, URL)
+
+
+@pytest.mark.parametrize(("url", "port"), [(URL, 8800), ("u", None), ("http://a:b", None)])
+def test_port_of_the_fleet(url: str, port: int | None) -> None:
+    assert pids.Owner(1, 0.0, url).port == port
 
 
 def test_release_frees_the_folder(tmp_path: Path) -> None:

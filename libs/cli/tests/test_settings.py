@@ -15,7 +15,16 @@ def test_option_wins_over_environment_over_default() -> None:
 def test_api_key_is_kept_from_child_processes() -> None:
     own = settings.load(None, {"SHOAL_API_KEY": "k", "PATH": "/bin"})
     assert own.api_key == "k"
-    assert own.environment == {"PATH": "/bin"}
+    assert own.environment["PATH"] == "/bin"
+    assert "SHOAL_API_KEY" not in own.environment
+
+
+def test_grpc_in_children_is_quiet_unless_asked_otherwise() -> None:
+    assert settings.load(None, {}).environment == {
+        "GRPC_VERBOSITY": "ERROR",
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+    }
+    assert settings.load(None, {"GRPC_VERBOSITY": "INFO"}).environment["GRPC_VERBOSITY"] == "INFO"
 
 
 def test_missing_key_file_is_no_key(tmp_path: Path) -> None:

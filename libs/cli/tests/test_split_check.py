@@ -27,5 +27,6 @@ def test_first_difference_is_named() -> None:
 
 def test_more_stages_than_layers(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadOptions, match="2 layers"):
         split_check.compare(SplitOptions(tmp_path, 3), lambda: None)

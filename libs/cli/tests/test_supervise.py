@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from shoal_cli.errors import StartFailed
-from shoal_cli.supervise import Backoff, ProcessSpec, Supervisor
+from shoal_cli.supervise import Backoff, ChildState, ProcessSpec, Supervisor
 
 READY = "import json,os,sys,time;json.dump({'pid':os.getpid()},open(sys.argv[1],'w'));"
 
@@ -150,6 +151,53 @@ async def test_stop_goes_in_reverse_order_and_lets_processes_finish(tmp_path: Pa
     await fleet.stop()
     await fleet.stop()
     assert [name for name, text in lines.seen if text == "bye"] == ["third", "second", "first"]
+
+
+async def test_processes_of_a_group_stop_together(tmp_path: Path) -> None:
+    # Each of the pair ends only once the other has been told to end as well.
+    code = """
+import signal,sys,time,pathlib
+own,other=(pathlib.Path(sys.argv[1]).with_suffix("."+n) for n in NAMES)
+def end(*_):
+    own.touch()
+    while not other.exists(): time.sleep(0.01)
+    print("bye",flush=True); sys.exit(0)
+signal.signal(15,end)
+"""
+    lines = Lines()
+    fleet = supervisor(lines)
+    await fleet.start(spec("import sys;" + READY + "time.sleep(60)", tmp_path, "before"))
+    for names in (("one", "two"), ("two", "one")):
+        one = spec(f"NAMES={names!r}{code}{READY}time.sleep(60)", tmp_path, "pair")
+        await fleet.start(replace(one, name=names[0], group="pair"))
+    await fleet.stop()
+    assert sorted(name for name, text in lines.seen if text == "bye") == ["one", "two"]
+    assert fleet.children == ()
+
+
+async def test_state_is_told_through_a_restart(tmp_path: Path) -> None:
+    lines = Lines()
+    states: list[str] = []
+
+    def note() -> None:
+        states.extend(child.state for child in fleet.children)
+
+    fleet = Supervisor(NoWaitClock(), lines, os.environ, note)
+    os.kill((await fleet.start(spec(READY + "time.sleep(60)", tmp_path)))["pid"], signal.SIGKILL)
+    await lines.until("is up again (restart 1)")
+    child = fleet.children[0]
+    assert child.ready == {"pid": child.pid}
+    await fleet.stop()
+    down = [ChildState.WAITING, ChildState.STARTING, ChildState.UP, ChildState.STOPPED]
+    assert states == [ChildState.STARTING, ChildState.UP, *down]
+
+
+async def test_quiet_lines_are_shown_only_in_the_report_of_a_failure(tmp_path: Path) -> None:
+    lines = Lines()
+    one = spec("print('[INF] listening');print('[ERR] bad');exit(1)", tmp_path)
+    with pytest.raises(StartFailed, match="listening"):
+        await supervisor(lines).start(replace(one, quiet_mark="[INF]"))
+    assert lines.seen == [("child", "[ERR] bad")]
 
 
 async def test_process_deaf_to_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
