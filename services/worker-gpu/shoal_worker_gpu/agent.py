@@ -19,6 +19,7 @@ from shoal_common.clock import Clock
 from shoal_common.ids import Incarnation, NodeId
 from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.cores import owned_cores
+from shoal_worker_gpu.kv_journal import KvMirror
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.settings import Settings
@@ -42,6 +43,8 @@ class Agent:
         self.node_id = node_id
         self.locator = ""
         self.on_change: Callable[[], None] = lambda: None
+        self.on_kv: Callable[[bytes], None] = lambda _: None
+        self.kv = KvMirror(node_id, lambda message: self.on_kv(message))
         self._incarnation = incarnation
         self._settings = settings
         self._token = settings.fleet.secret_token()
@@ -64,6 +67,7 @@ class Agent:
                 self._clock,
                 self._metrics,
                 self._changed,
+                kv=self.kv,
             )
             self._engines[assignment] = engine
             self._tasks[assignment] = asyncio.create_task(engine.run())

@@ -1,11 +1,15 @@
-"""Heartbeats, on a thread of their own, so that a busy agent is not taken for a dead one."""
+"""Heartbeats, on a thread of their own, so that a busy agent is not taken for a dead one.
+
+The thread has the worker's only connection to NATS; other news of the worker travels with it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.bus import NatsBus
@@ -15,12 +19,14 @@ from shoal_worker_gpu.metrics import AgentMetrics
 log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 5.0
+_OUTBOX_MAX = 256
 
 
 class BeatThread:
     """Publishes `snapshot()` every `interval_s` and at once after `beat_now`.
 
-    `snapshot` is called on this thread and must only read.
+    `snapshot` is called on this thread and must only read, as must `answers`: by subject, what is
+    replied to whoever asks there.
     """
 
     def __init__(
@@ -31,7 +37,10 @@ class BeatThread:
         interval_s: float,
         snapshot: Callable[[], pipeline_pb2.WorkerBeat],
         metrics: AgentMetrics,
+        answers: Mapping[str, Callable[[], bytes]] | None = None,
     ) -> None:
+        self._answers = dict(answers or {})
+        self._outbox: deque[tuple[str, bytes]] = deque(maxlen=_OUTBOX_MAX)
         self._nats_url = nats_url
         self._token = token
         self._subject = f"shoal.worker.{node_id}.beat"
@@ -51,6 +60,14 @@ class BeatThread:
         if self._loop is not None and self._wake is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
+    def post(self, subject: str, payload: bytes) -> None:
+        """Publish something soon, after what was posted before; too much pushes out the oldest.
+
+        From any thread.
+        """
+        self._outbox.append((subject, payload))
+        self.beat_now()
+
     def stop(self) -> None:
         """Send a last beat that says goodbye, then end the thread."""
         self._is_leaving = True
@@ -66,6 +83,7 @@ class BeatThread:
         bus = await self._connect()
         if bus is None:
             return
+        await self._answer(bus)
         sequence = 0
         while True:
             is_last = self._is_leaving
@@ -77,6 +95,8 @@ class BeatThread:
             try:
                 await bus.publish(self._subject, beat.SerializeToString())
                 self._metrics.beats.labels("sent").inc()
+                while self._outbox:
+                    await bus.publish(*self._outbox.popleft())
             except (ShoalError, OSError, TimeoutError) as err:
                 self._metrics.beats.labels("failed").inc()
                 log.warning("beat failed", extra={"error": type(err).__name__})
@@ -84,6 +104,14 @@ class BeatThread:
                 await bus.close()
                 return
             await self._pause()
+
+    async def _answer(self, bus: NatsBus) -> None:
+        for subject, answer in self._answers.items():
+
+            async def reply(_: bytes, answer: Callable[[], bytes] = answer) -> bytes:
+                return answer()
+
+            await bus.reply(subject, reply)
 
     async def _connect(self) -> NatsBus | None:
         """The bus, waited for as long as it takes; None when told to leave meanwhile."""

@@ -17,6 +17,7 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
 from shoal_common.rpc import RpcChannel, translated
+from shoal_worker_gpu.kv_journal import KvMirror
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
 
@@ -34,7 +35,8 @@ class SupervisedEngine:
     """Keeps one engine child alive until stopped.
 
     `status` is always current enough to be beaten: FAILED the moment the process is gone.
-    program: what is run, with the order's file as its last argument.
+    program: what is run, with the order's file as its last argument. kv: hears which prefixes the
+    child holds.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class SupervisedEngine:
         metrics: AgentMetrics,
         on_change: Callable[[], None],
         program: Sequence[str] = (sys.executable, "-m", "shoal_worker_gpu.engine_child"),
+        kv: KvMirror | None = None,
     ) -> None:
         self.order = order
         self.pid = 0
@@ -51,6 +54,7 @@ class SupervisedEngine:
         self._metrics = metrics
         self._on_change = on_change
         self._program = program
+        self._kv = kv
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
@@ -115,6 +119,8 @@ class SupervisedEngine:
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+            if self._kv is not None:
+                self._kv.forget(self.status.incarnation)
             self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
             self.status.detail = f"the engine process ended with code {process.returncode}"
             self._on_change()
@@ -134,20 +140,20 @@ class SupervisedEngine:
             await self._clock.sleep(_START_POLL_S)
         channel = RpcChannel(json.loads(ready_file.read_text())["grpc"], token=self.order.token)
         stub = stage_pb2_grpc.StageServiceStub(channel.channel)
-        silent_polls = 0
+        silent_polls = kv_seen = 0
         try:
             while True:
+                request = stage_pb2.GetEngineRequest(kv_sequence_seen=kv_seen)
                 try:
                     with translated():
-                        response = await stub.GetEngine(
-                            stage_pb2.GetEngineRequest(), timeout=_POLL_TIMEOUT_S
-                        )
+                        response = await stub.GetEngine(request, timeout=_POLL_TIMEOUT_S)
                 except ShoalError as err:
                     silent_polls += 1
                     self._heard_nothing(silent_polls, err)
                 else:
                     silent_polls = 0
                     self._heard(response.engine)
+                    kv_seen = self._heard_kv(response, kv_seen)
                 await self._clock.sleep(_POLL_INTERVAL_S)
         finally:
             await channel.close()
@@ -160,6 +166,14 @@ class SupervisedEngine:
         if status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._process is not None:
             # Its reason stays in the log; a new process may find the shard-store back.
             self._process.kill()
+
+    def _heard_kv(self, response: stage_pb2.GetEngineResponse, seen: int) -> int:
+        """Pass on what is new in the child's KV; the sequence seen by now."""
+        if not response.HasField("kv"):
+            return seen
+        if self._kv is not None:
+            self._kv.hear(response.kv)
+        return response.kv.sequence
 
     def _heard_nothing(self, silent_polls: int, error: ShoalError) -> None:
         if silent_polls == 1:

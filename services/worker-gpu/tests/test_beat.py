@@ -153,3 +153,44 @@ async def test_a_worker_that_starts_before_nats_beats_when_it_comes(nats: NatsPr
         await asyncio.to_thread(nats.start)
         async with listening(nats) as beats:
             assert (await beats.next()).node_id == NODE
+
+
+async def test_other_news_travel_with_the_beats_in_order(nats: NatsProcess) -> None:
+    """The interval is longer than the test may take: posting wakes the thread."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def on_message(_: str, payload: bytes) -> None:
+        heard.put_nowait(payload)
+
+    bus = await NatsBus.connect(nats.url, token=TOKEN)
+    await bus.subscribe(f"shoal.worker.{NODE}.kv", on_message)
+    async with beating(nats, interval_s=600) as (thread, _):
+        for number in range(5):
+            thread.post(f"shoal.worker.{NODE}.kv", b"%d" % number)
+        async with asyncio.timeout(WAIT_S):
+            assert [await heard.get() for _ in range(5)] == [b"%d" % n for n in range(5)]
+    await bus.close()
+
+
+async def test_questions_are_answered_with_what_is_known_now(nats: NatsProcess) -> None:
+    known = b"first"
+    registry = CollectorRegistry()
+    thread = BeatThread(
+        nats.url,
+        TOKEN,
+        NODE,
+        600,
+        plain_beat,
+        AgentMetrics(registry),
+        answers={"shoal.worker.a.kv.snapshot": lambda: known},
+    )
+    thread.start()
+    bus = await NatsBus.connect(nats.url, token=TOKEN)
+    try:
+        await until(lambda: counted(registry, "sent") > 0)
+        assert await bus.request("shoal.worker.a.kv.snapshot", b"", WAIT_S) == b"first"
+        known = b"second"
+        assert await bus.request("shoal.worker.a.kv.snapshot", b"", WAIT_S) == b"second"
+    finally:
+        await bus.close()
+        await asyncio.to_thread(thread.stop)
