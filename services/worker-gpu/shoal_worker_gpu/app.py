@@ -40,8 +40,15 @@ async def run(settings: Settings) -> None:
     run_dir = settings.fleet.data_dir / "worker" / node_id
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     agent = Agent(node_id, new_incarnation(), settings, SystemClock(), metrics, run_dir)
+    kv_subject = f"shoal.worker.{node_id}.kv"
     beats = BeatThread(
-        settings.fleet.nats_url, token, node_id, settings.beat_interval_s, agent.beat, metrics
+        settings.fleet.nats_url,
+        token,
+        node_id,
+        settings.beat_interval_s,
+        agent.beat,
+        metrics,
+        answers={f"{kv_subject}.snapshot": lambda: agent.kv.snapshot().SerializeToString()},
     )
     server = RpcServer(
         settings.listen_address, token=token, drain_timeout_s=settings.drain_timeout_s
@@ -53,6 +60,7 @@ async def run(settings: Settings) -> None:
     address = await server.start()
     agent.locator = f"grpc:{address}"
     agent.on_change = beats.beat_now
+    agent.on_kv = lambda message: beats.post(kv_subject, message)
     beats.start()
     for assignment in assignments:
         agent.load(assignment, engine_count=len(assignments))
