@@ -4,6 +4,7 @@ ShoalError
 ├── InvalidRequest            the caller must change something
 │   ├── UnknownModel          nobody in the fleet has heard of it
 │   ├── PromptTooLong         prompt and reply do not fit the context
+│   ├── InvalidGrammar        a format of the reply that nothing matches, or too complex
 │   └── RequestTooLarge
 ├── Unauthenticated           no key, a wrong key, a wrong fleet token
 ├── Overloaded                a bounded queue is full; try again
@@ -70,6 +71,18 @@ class PromptTooLong(InvalidRequest):
             f"{context_length} tokens in all: shorten the messages or lower max_tokens",
             param="messages",
         )
+
+
+class InvalidGrammar(InvalidRequest):
+    """The format asked of a reply cannot be enforced; `problem` says why."""
+
+    reason = "INVALID_GRAMMAR"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"the reply's format cannot be enforced: {problem}", param="response_format"
+        )
+        self.problem = problem
 
 
 class RequestTooLarge(InvalidRequest):

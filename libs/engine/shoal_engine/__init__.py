@@ -19,5 +19,7 @@ threads: one compute thread calls a `Stage`, synchronously.
 | loading     | `FolderSource`, `StageOptions`, `load_stage`                             |
 | stage       | `Row`, `StageBatch`, `Stage.forward`                                     |
 | sampling    | `SamplingSpec`, `SamplingState`, `sample`                                |
+| grammar     | `GrammarSpec`, `TokenTable`, `compile_grammar`, `GrammarState` (no torch) |
+| grammar_check | a process that judges strangers' grammars (no torch)                   |
 | testing     | tiny random checkpoints and in-process chains of stages, for tests       |
 """

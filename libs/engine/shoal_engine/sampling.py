@@ -4,19 +4,21 @@ Owns penalties, filters, the seeded draw and log probabilities. A row's draw is 
 (seed, position, that row's logits and its own history): no generator is shared, so neighbours,
 batching, splits and replays cannot change it. Does not know stop conditions or text.
 
-Order of treatment: repetition, presence and frequency penalties, logit bias, temperature, then the
-filters min-p, top-k, top-p, then the draw.
+Order of treatment: repetition, presence and frequency penalties, logit bias, then only the ids that
+a grammar allows, temperature, the filters min-p, top-k, top-p, and the draw.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from shoal_common.errors import ShoalError
 from shoal_engine.errors import InvalidSampling
 
 NEAR_TIE = 1e-5
@@ -82,8 +84,18 @@ def needs_prompt_ids(spec: SamplingSpec) -> bool:
     return spec.repetition_penalty != 1.0
 
 
+class Constraint(Protocol):
+    """Which tokens may come next in one reply (`shoal_engine.grammar.GrammarState`)."""
+
+    def allowed_ids(self) -> Ids:
+        """Ascending, at least one. Raises ShoalError, which ends this reply alone."""
+        ...
+
+    def observe(self, token_id: int) -> None: ...
+
+
 class SamplingState:
-    """A spec with what its penalties remember.
+    """A spec with what its penalties remember, and the constraint of its reply.
 
     Repetition penalty counts the prompt and what was generated; presence and frequency penalties
     count only what was generated. Rebuilt from ids at any time: the state after observing ids one
@@ -95,8 +107,11 @@ class SamplingState:
         spec: SamplingSpec,
         prompt_ids: Sequence[int] = (),
         generated_ids: Sequence[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
+        """constraint: fresh; the generated ids are observed here."""
         self.spec = spec
+        self.constraint = constraint
         self._seen = set(prompt_ids) if needs_prompt_ids(spec) else set()
         self._generated: Counter[int] = Counter()
         for token_id in generated_ids:
@@ -104,6 +119,8 @@ class SamplingState:
 
     def observe(self, token_id: int) -> None:
         """Remember a token that was generated."""
+        if self.constraint is not None:
+            self.constraint.observe(token_id)
         if not self.spec.changes_logits:
             return
         self._seen.add(token_id)
@@ -133,14 +150,19 @@ class Sampled:
     """A chosen token.
 
     logprob and top come from the raw logits, before penalties, bias and temperature; top is sorted
-    from most likely, ties by id. near_tie: greedy, and the two highest raw logits differ by less
-    than NEAR_TIE, so that another grouping of the same sums could have chosen the other token.
+    from most likely, ties by id. near_tie: greedy, and the two highest raw logits, of those
+    that the constraint allows, differ by less than NEAR_TIE, so that another grouping of the same
+    sums could have chosen the other token. failure: the constraint gave up; no token then.
     """
 
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     near_tie: bool = False
+    failure: ShoalError | None = None
+
+
+NO_TOKEN = -1
 
 
 def sample(
@@ -162,6 +184,9 @@ def sample(
     for row, (state, position) in enumerate(zip(states, positions, strict=True)):
         spec = state.spec
         is_greedy = spec.temperature == 0
+        if state.constraint is not None:
+            sampled.append(_sample_constrained(logits[row], state, state.constraint, position))
+            continue
         if is_greedy and not spec.changes_logits:
             token_id = int(greedy[row])
         else:
@@ -172,23 +197,52 @@ def sample(
     return sampled
 
 
-def _choose(row: torch.Tensor, state: SamplingState, position: int) -> int:
+def _sample_constrained(
+    row: torch.Tensor, state: SamplingState, constraint: Constraint, position: int
+) -> Sampled:
+    """One row whose token must be among those that its constraint allows."""
+    try:
+        allowed = constraint.allowed_ids()
+    except ShoalError as err:
+        return Sampled(NO_TOKEN, failure=err)
+    spec = state.spec
+    raw = row.cpu().numpy()[allowed]
+    if spec.temperature == 0 and not spec.changes_logits:
+        token_id = int(allowed[raw.argmax()])
+    else:
+        token_id = _choose(row, state, position, allowed)
+    logprob, top = _logprobs(row, token_id, spec.logprobs)
+    near_tie = False
+    if spec.temperature == 0 and raw.shape[0] > 1:
+        second, first = np.partition(raw, -2)[-2:]
+        near_tie = bool(first - second < NEAR_TIE)
+    return Sampled(token_id, logprob, top, near_tie)
+
+
+def _choose(
+    row: torch.Tensor, state: SamplingState, position: int, allowed: Ids | None = None
+) -> int:
     logits: Floats = row.detach().to("cpu", torch.float64, copy=True).numpy()
     state.adjust(logits)
+    if allowed is not None:
+        forbidden = np.ones(logits.shape, dtype=np.bool_)
+        forbidden[allowed] = False
+        logits[forbidden] = -np.inf
     if state.spec.temperature == 0:
         return int(logits.argmax())
     logits = (logits - logits.max()) / state.spec.temperature
-    kept = _kept(logits, state.spec)
+    kept = _kept(logits, state.spec, allowed)
     noise = _gumbel(state.spec.seed, position, kept)
     return int(kept[np.argmax(logits[kept] + noise)])
 
 
-def _kept(logits: Floats, spec: SamplingSpec) -> Ids:
-    """Ids that the filters leave, ascending; logits (V,) with maximum 0, after temperature."""
-    kept: Ids = np.arange(logits.shape[0])
+def _kept(logits: Floats, spec: SamplingSpec, allowed: Ids | None) -> Ids:
+    """Ids that the filters leave, ascending, of all or the allowed ones; logits (V,) with maximum
+    0, after temperature, -inf where not allowed."""
+    kept: Ids = np.arange(logits.shape[0]) if allowed is None else allowed
     if spec.min_p > 0:
         # p / p_max >= min_p, in logs.
-        kept = kept[logits >= math.log(spec.min_p)]
+        kept = np.flatnonzero(logits >= math.log(spec.min_p))
     if 0 < spec.top_k < kept.shape[0]:
         kept = _most_likely(logits, kept, spec.top_k)
     if spec.top_p < 1:
