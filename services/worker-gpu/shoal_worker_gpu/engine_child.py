@@ -205,7 +205,8 @@ class EngineChild:
 
 def head_limits(settings: Settings, context_length: int) -> HeadLimits:
     """Bounds of a head, with the switches that turn its optimisations off."""
-    is_chunked = settings.chunked_prefill
+    # Where a prompt is cut depends on its neighbours, and its last bits on where it is cut.
+    is_chunked = settings.chunked_prefill and not settings.strict_exact
     return HeadLimits(
         running_max=settings.max_running if settings.continuous_batching else 1,
         waiting_max=settings.max_waiting,
@@ -241,7 +242,7 @@ def build_engine(
             grow_blocks=settings.grow_blocks,
             grant_timeout_s=settings.link_timeout_s,
             lease_s=settings.lease_s,
-            has_prefix_cache=settings.prefix_cache,
+            has_prefix_cache=settings.prefix_cache and not settings.strict_exact,
             are_prefixes_tenants_own=settings.prefix_cache_scope == "tenant",
         ),
     )

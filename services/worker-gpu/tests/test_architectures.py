@@ -101,7 +101,7 @@ async def test_neighbours_change_neither_tokens_nor_log_probabilities(tmp_path: 
     """Bit for bit: a sequence alone, and beside five others that come and go."""
     sampling = chat_pb2.SamplingSpec(temperature=0.8, seed=11, logprobs=True, logprob_count=5)
     folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
-    nodes = torch_nodes(folder, (0, 2, 4), Settings(strict_exact=True))
+    nodes = torch_nodes(folder, (0, 2, 4), Settings(strict_exact=True, prefill_chunk_tokens=16))
     async with running(nodes) as pipeline:
         alone = await generated(pipeline, PROMPTS[1], sampling)
         others = [prompt_of(length, seed=length) for length in (2, 5, 9, 17, 31)]
