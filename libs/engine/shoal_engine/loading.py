@@ -6,10 +6,9 @@ tensors that are left are read.
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
@@ -21,7 +20,9 @@ from shoal_engine.attention import ATTENTION_NAME, register_attention
 from shoal_engine.blocks import BlockPool
 from shoal_engine.cache_spec import cache_specs
 from shoal_engine.errors import UnsupportedDevice, UnsupportedModel, UntrustedCheckpoint
+from shoal_engine.filling import NUMBER_FORMATS, Filler, TensorSource, weight_bytes
 from shoal_engine.kv_store import PagedKvStore
+from shoal_engine.quantise import kernel_is_exact
 from shoal_engine.shape import (
     EMBEDDING,
     HEAD,
@@ -37,13 +38,9 @@ __all__ = ["FolderSource", "StageOptions", "TensorSource", "check_untrusted", "l
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-# Integers and 8-bit floats mean nothing without their scales.
-_STORED_DTYPES = (*_DTYPES.values(), torch.float64)
+QUANTIZATIONS = ("auto", "none", "int8")
+INT8_PARAMETERS_MIN = 200_000_000
+"""Above this many parameters of the whole model, auto means int8 on a CPU."""
 _BUFFER_ELEMENTS_MAX = 1 << 16
 # Entries that do not change what is computed, but could choose how code runs (attention, experts)
 # or make building a model fail or swell (labels, padding, initial weights).
@@ -56,18 +53,6 @@ _CONFIG_KEYS_DROPPED = (
     "label2id",
     "num_labels",
 )
-
-
-class TensorSource(Protocol):
-    """Anything that can hand out the tensors of a checkpoint by name."""
-
-    def names(self) -> list[str]:
-        """Names of all tensors there are."""
-        ...
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU, in its stored dtype, owning its memory."""
-        ...
 
 
 class FolderSource:
@@ -113,6 +98,8 @@ class StageOptions:
     """A torch device: cpu, cuda, cuda:1."""
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16; auto is float32 on a CPU and half width on CUDA."""
+    quantization: str = "auto"
+    """none, int8 (on a CPU only), or auto: int8 on a CPU for models above 200 M parameters."""
     block_size_tokens: int = 16
     """Positions per KV block."""
     kv_blocks: int = 256
@@ -142,18 +129,27 @@ def load_stage(
         torch.set_num_threads(options.threads)
     source = FolderSource(folder) if source is None else source
     model = _build_on_meta(folder, shape)
+    quantization = choose_quantization(options, device, dtype, model.num_parameters())
     specs = cache_specs(getattr(model.config, "layer_types", None), shape, layers)
     wanted = _cut(model, shape, layers, source.names())
     _compute_buffers(model, device)
-    _fill(model, wanted, source, folder, dtype, device)
+    filler = Filler(model, wanted, source, folder)
+    if quantization == "int8":
+        filler.fill_int8(layers, shape)
+    else:
+        filler.fill(dtype, device)
     store = PagedKvStore(specs, options.kv_blocks, options.block_size_tokens, dtype, device)
     pool = BlockPool(options.kv_blocks, options.block_size_tokens)
-    stage = Stage(
-        _as_stage_model(model, layers, shape), shape, layers, pool, store, options.strict_exact
-    )
+    parts = _as_stage_model(model, layers, shape, dtype, device, quantization)
+    stage = Stage(parts, shape, layers, pool, store, options.strict_exact)
     log.info(
         "stage loaded",
-        extra={"layers": str(layers), "dtype": str(dtype), "weight_bytes": stage.weight_bytes},
+        extra={
+            "layers": str(layers),
+            "dtype": str(dtype),
+            "quantization": quantization,
+            "weight_bytes": stage.weight_bytes,
+        },
     )
     return stage
 
@@ -171,20 +167,48 @@ def choose_device(options: StageOptions, shape: ModelShape) -> tuple[torch.devic
         raise UnsupportedDevice(f"{options.device!r}; use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UnsupportedDevice(f"{options.device!r}, of {torch.cuda.device_count()} found")
-    if options.dtype != "auto" and options.dtype not in _DTYPES:
-        raise UnsupportedDevice(f"dtype {options.dtype!r}; use auto, {', '.join(_DTYPES)}")
+    if options.dtype != "auto" and options.dtype not in NUMBER_FORMATS:
+        raise UnsupportedDevice(f"dtype {options.dtype!r}; use auto, {', '.join(NUMBER_FORMATS)}")
     if device.type == "cuda":
         return device, _cuda_dtype(options.dtype, shape)
-    dtype = _DTYPES.get(options.dtype, torch.float32)
+    dtype = NUMBER_FORMATS.get(options.dtype, torch.float32)
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if dtype is torch.float16 or (dtype is torch.bfloat16 and not has_bf16):
         raise UnsupportedDevice(f"{options.dtype} is far slower than float32 on this CPU")
     return device, dtype
 
 
+def choose_quantization(
+    options: StageOptions, device: torch.device, dtype: torch.dtype, parameter_count: int
+) -> str:
+    """none or int8 for a model of `parameter_count` parameters in all. Raises UnsupportedDevice.
+
+    The same for every stage of a model on machines of one kind; small models gain little.
+    """
+    asked = options.quantization
+    if asked not in QUANTIZATIONS:
+        raise UnsupportedDevice(f"quantization {asked!r}; use {', '.join(QUANTIZATIONS)}")
+    if asked == "none" or (asked == "auto" and parameter_count <= INT8_PARAMETERS_MIN):
+        return "none"
+    problem = None
+    if device.type != "cpu":
+        problem = f"int8 runs on a CPU only, not on {device}"
+    elif dtype is not torch.float32:
+        problem = f"int8 computes beside float32, not beside {options.dtype}"
+    elif not kernel_is_exact():
+        problem = "this CPU or build of torch has no exact int8 kernel (fbgemm)"
+    if problem is None:
+        return "int8"
+    if asked == "int8":
+        raise UnsupportedDevice(f"{problem}; use quantization auto or none")
+    if device.type == "cpu":
+        log.warning("int8 not usable", extra={"problem": problem})
+    return "none"
+
+
 def _cuda_dtype(asked: str, shape: ModelShape) -> torch.dtype:
     if asked != "auto":
-        return _DTYPES[asked]
+        return NUMBER_FORMATS[asked]
     if shape.checkpoint_dtype == "float16" or not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16
@@ -287,54 +311,27 @@ def _compute_buffers(model: Any, device: torch.device) -> None:
             module._buffers[name] = module._buffers[name].to(device)
 
 
-def _fill(
-    model: nn.Module,
-    wanted: Mapping[str, str],
-    source: TensorSource,
-    folder: Path,
+def _as_stage_model(
+    model: Any,
+    layers: LayerRange,
+    shape: ModelShape,
     dtype: torch.dtype,
     device: torch.device,
-) -> None:
-    """Read the tensors of `wanted` and put them into `model`; a tied tensor is read once."""
-    available = set(source.names())
-    missing = sorted(set(wanted.values()) - available)
-    if missing:
-        raise UntrustedCheckpoint(
-            folder,
-            f"{len(missing)} tensors are missing, such as {missing[0][:200]}",
-            "complete the download",
-        )
-    loaded: dict[str, nn.Parameter] = {}
-    for target, name in wanted.items():
-        owner, _, attribute = target.rpartition(".")
-        module = model.get_submodule(owner)
-        expected = module._parameters[attribute]
-        assert expected is not None
-        if name not in loaded:
-            tensor = source.read(name)
-            if tensor.dtype not in _STORED_DTYPES:
-                raise UnsupportedModel(f"tensor {name[:200]} is stored as {tensor.dtype}")
-            tensor = tensor.to(device=device, dtype=dtype)
-            loaded[name] = nn.Parameter(tensor, requires_grad=False)
-        if loaded[name].shape != expected.shape:
-            raise UntrustedCheckpoint(
-                folder,
-                f"tensor {name[:200]} is {tuple(loaded[name].shape)}, the configuration says "
-                f"{tuple(expected.shape)}",
-                "config.json and the tensors must belong together",
-            )
-        module._parameters[attribute] = loaded[name]
-
-
-def _as_stage_model(model: Any, layers: LayerRange, shape: ModelShape) -> StageModel:
+    quantization: str,
+) -> StageModel:
     body = model.model
     body.layers = nn.ModuleList(body.layers[layers.start : layers.stop])
+    head = model.lm_head if layers.is_last(shape.layer_count) else None
     return StageModel(
         body=body,
-        head=model.lm_head if layers.is_last(shape.layer_count) else None,
+        head=head,
         logit_softcap=getattr(model.config, "final_logit_softcapping", None),
         attention_softcap=getattr(model.config, "attn_logit_softcapping", None),
         activation_width=int(model.config.intermediate_size),
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        weight_bytes=weight_bytes([body] if head is None else [body, head]),
     )
 
 

@@ -65,7 +65,8 @@ class StageModel:
 
     body: embedding (first stage only), layers, final norm (last stage only) and rotary embedding,
     callable as the base model of `transformers`. head: on the last stage only. activation_width:
-    elements per token that go through the activation function.
+    elements per token that go through the activation function. dtype: of activations and KV.
+    quantization: of the weights, none or int8.
     """
 
     body: Any
@@ -73,6 +74,10 @@ class StageModel:
     logit_softcap: float | None
     attention_softcap: float | None
     activation_width: int
+    dtype: torch.dtype
+    device: torch.device
+    quantization: str
+    weight_bytes: int
 
 
 class Stage:
@@ -96,12 +101,10 @@ class Stage:
         self.pool = pool
         self.is_first = layers.is_first
         self.is_last = layers.is_last(shape.layer_count)
-        parameters = list(model.body.parameters())
-        if model.head is not None:
-            parameters += list(model.head.parameters())
-        self.device: torch.device = parameters[0].device
-        self.dtype: torch.dtype = parameters[0].dtype
-        self.weight_bytes = sum(p.nbytes for p in {id(p): p for p in parameters}.values())
+        self.device = model.device
+        self.dtype = model.dtype
+        self.quantization = model.quantization
+        self.weight_bytes = model.weight_bytes
         self.kv_bytes_per_block = store.bytes_per_block
         self._model = model
         self._store = store
