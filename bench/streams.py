@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import string
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tokenizers import Tokenizer
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from tests.e2e.driving import Driver
@@ -58,6 +60,19 @@ class Timed:
         return (self.times[-1] - self.times[0]) / max(1, self.token_count - 1)
 
 
+def decode_rate(streams: Sequence[Timed]) -> float:
+    """Tokens behind the first ones, per second in which any stream was between first and last.
+
+    The same for streams one after the other and at once; prompts and waiting are left out, except
+    where a prompt held up streams that were running.
+    """
+    busy_s, busy_until = 0.0, 0.0
+    for start, stop in sorted((timed.times[0], timed.times[-1]) for timed in streams):
+        busy_s += max(0.0, stop - max(start, busy_until))
+        busy_until = max(busy_until, stop)
+    return sum(timed.token_count - 1 for timed in streams) / busy_s
+
+
 def random_ids(count: int, vocab_size: int, seed: int | None = None) -> list[int]:
     """A prompt that no cache has seen, or the one of `seed`."""
     source = random.Random(random.randrange(_SEEDS) if seed is None else seed)
@@ -75,15 +90,11 @@ def vocab_size(folder: Path) -> int:
     return size
 
 
-def end_ids(folder: Path) -> list[int]:
-    """Ids that would end an answer."""
-    found: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        path = folder / name
-        value = json.loads(path.read_bytes()).get("eos_token_id") if path.exists() else None
-        if value is not None:
-            found |= set(value if isinstance(value, list) else [value])
-    return sorted(found)
+def letter_ids(folder: Path) -> list[int]:
+    """Ids of small letters in the checkpoint's tokenizer; those that are one token."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = (tokenizer.token_to_id(letter) for letter in string.ascii_lowercase)
+    return sorted(token for token in ids if token is not None)
 
 
 class TimedDriver(Driver):
@@ -151,18 +162,29 @@ class HttpClient:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole JSON answer. Raises RuntimeError on an error."""
+        async with self._session.post(self._url + path, json=body) as response:
+            await _check(path, response)
+            answer: dict[str, Any] = await response.json()
+        return answer
+
     async def stream(self, path: str, body: Mapping[str, Any]) -> Timed:
         """POST `body` with streaming on and read to the end. Raises RuntimeError on an error."""
         timed = Timed(time.perf_counter())
         data = {**body, "stream": True, "stream_options": {"include_usage": True}}
         async with self._session.post(self._url + path, json=data) as response:
-            if response.status != 200:
-                text = (await response.text())[:500]
-                raise RuntimeError(f"{path} answered {response.status}: {text}")
+            await _check(path, response)
             async for line in response.content:
                 if line.startswith(_DATA) and b"[DONE]" not in line:
                     _note(timed, json.loads(line[len(_DATA) :]))
         return timed
+
+
+async def _check(path: str, response: aiohttp.ClientResponse) -> None:
+    if response.status != 200:
+        text = (await response.text())[:500]
+        raise RuntimeError(f"{path} answered {response.status}: {text}")
 
 
 def _note(timed: Timed, event: dict[str, Any]) -> None:
@@ -179,17 +201,20 @@ def _note(timed: Timed, event: dict[str, Any]) -> None:
 
 
 def chat_body(fleet_model: str, folder: Path, text: str, count: int) -> dict[str, Any]:
-    """A greedy chat of exactly `count` tokens: what would end the answer is forbidden."""
+    """A chat of exactly `count` tokens, each of them seen as text when it is made.
+
+    Letters are favoured so strongly that nothing else is chosen: a random checkpoint would say ids
+    that its borrowed tokenizer cannot spell, and a trained one would end.
+    """
     return {
         "model": fleet_model,
         "messages": [{"role": "user", "content": text}],
         "temperature": 0,
         "max_tokens": count,
-        "logit_bias": {str(token): -100 for token in end_ids(folder)},
+        "logit_bias": {str(token): 100 for token in letter_ids(folder)},
     }
 
 
 def words(count: int) -> str:
     """Text of `count` short words that no cache has seen."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return " ".join("".join(random.choices(letters, k=3)) for _ in range(count))
+    return " ".join("".join(random.choices(string.ascii_lowercase, k=3)) for _ in range(count))

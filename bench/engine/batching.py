@@ -7,12 +7,13 @@ after the other, two of them queued, so that admission is part of what it costs.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from bench.conditions import Conditions, Model
 from bench.figures import Figure, Report, at_least, ratio_figure
 from bench.fleets import BenchFleet, fleets
 from bench.rounds import Meter, Round, Sample, as_json, interleaved, median, per_cpu_second, ratio
-from bench.streams import HttpClient, chat_body, words
+from bench.streams import HttpClient, chat_body, decode_rate, words
 
 _TARGETS = {1: at_least(0.97), 4: at_least(1.8), 8: at_least(3.0)}
 _PROMPT_WORDS = 4
@@ -44,10 +45,18 @@ async def _measure(report: Report, model: Model, conditions: Conditions) -> None
         name = f"{model.label} {streams} streams"
         report.add(
             ratio_figure(f"{name} to serial", ratio(batched, serial), target),
+            ratio_figure(
+                f"{name} to serial, prompts counted", ratio(whole(batched), whole(serial))
+            ),
             Figure(name, median(batched), "tok/s"),
             Figure(name, per_cpu_second(batched), "tok/CPU-s"),
         )
     report.details[model.label] = as_json(samples)
+
+
+def whole(samples: list[Sample]) -> list[Sample]:
+    """Tokens per second from sending to the last one, in place of decoding alone."""
+    return [replace(sample, value=sample.details["whole"]) for sample in samples]
 
 
 def requests(fleet: BenchFleet, streams: int, tokens: int) -> Round:
@@ -68,6 +77,7 @@ def requests(fleet: BenchFleet, streams: int, tokens: int) -> Round:
                 )
         counted = sum(timed.token_count for timed in streamed)
         assert counted == streams * tokens, f"{counted} tokens instead of {streams * tokens}"
-        return Sample(counted / meter.wall_s, meter.wall_s, meter.cpu_s, {"tokens": counted})
+        details = {"tokens": counted, "whole": counted / meter.wall_s}
+        return Sample(decode_rate(streamed), meter.wall_s, meter.cpu_s, details)
 
     return round_of

@@ -18,7 +18,6 @@ from bench.streams import random_ids
 FULL_TOKENS = 2048
 BASE_TOKENS, ADDED_TOKENS = 513, 5
 _STEPS = 16
-_CONTEXT_MIN = FULL_TOKENS + _STEPS
 
 
 async def measure(conditions: Conditions) -> Report:
@@ -26,7 +25,7 @@ async def measure(conditions: Conditions) -> Report:
     report = Report("prefix")
     await _measure(report, conditions.demo(), conditions)
     if not conditions.is_quick:
-        await _measure(report, conditions.large(context=_CONTEXT_MIN), conditions)
+        await _measure(report, conditions.large(), conditions)
     return report
 
 

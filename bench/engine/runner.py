@@ -1,29 +1,11 @@
-"""Runs the measurements asked for, one after the other, and writes what they say.
-
-A measurement that cannot run is reported with the reason; one that fails ends the run, after what
-was measured before it has been written.
-"""
+"""Which measurements there are."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import platform
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import psutil
-
-from bench.conditions import Conditions
 from bench.engine import batching, grammar, int8, long_prompts, memory, pipeline, prefix
-from bench.figures import Report, table, write
-from bench.fleets import ROOT, Skipped
-from bench.plots import save
-from bench.rounds import machine_load
-
-Measure = Callable[[Conditions], Awaitable[Report]]
+from bench.running import Measure, run_program
 
 MEASUREMENTS: Mapping[str, Measure] = {
     "int8": int8.measure,
@@ -37,68 +19,4 @@ MEASUREMENTS: Mapping[str, Measure] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="bench.engine", description=__doc__)
-    add_common_options(parser, MEASUREMENTS)
-    chosen = parser.parse_args(argv)
-    conditions = Conditions(chosen.checkpoints, chosen.quick)
-    names = chosen.only or list(MEASUREMENTS)
-    stem = chosen.out / ("engine-quick" if chosen.quick else "engine")
-    run({name: MEASUREMENTS[name] for name in names}, conditions, stem)
-
-
-def add_common_options(parser: argparse.ArgumentParser, names: Mapping[str, Any]) -> None:
-    """What every benchmark program takes."""
-    parser.add_argument(
-        "--only", action="append", choices=list(names), help="run this one; may be repeated"
-    )
-    parser.add_argument("--quick", action="store_true", help="demo model and few rounds")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--checkpoints", type=Path, default=ROOT / "bench" / "made")
-
-
-def run(measurements: Mapping[str, Measure], conditions: Conditions, stem: Path) -> list[Report]:
-    """Measure, print, and write `stem`.json, .md and .png, also when a measurement fails."""
-    reports: list[Report] = []
-    started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    try:
-        for name, measure in measurements.items():
-            print(f"measuring {name} ...", flush=True)
-            reports.append(asyncio.run(observed(name, measure, conditions)))
-            print(table(reports[-1:]), flush=True)
-    finally:
-        if reports:
-            write(reports, {**machine(), "started": started, "quick": conditions.is_quick}, stem)
-            save(reports, stem.with_suffix(".png"))
-            print(f"written to {stem}.json, .md and .png")
-    return reports
-
-
-async def observed(name: str, measure: Measure, conditions: Conditions) -> Report:
-    """One measurement with the machine's load around it; a skipped one says why."""
-    load_before, began = machine_load(), time.perf_counter()
-    try:
-        report = await measure(conditions)
-    except Skipped as err:
-        report = Report(name, skipped=str(err))
-    report.load_before, report.load_after = load_before, machine_load()
-    report.wall_s = time.perf_counter() - began
-    return report
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    return {
-        "processor": _processor(),
-        "core_count": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    run_program("engine", "What the shard engine's speed rests on.", MEASUREMENTS, argv)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from tokenizers import Tokenizer
 
-from bench.streams import HttpClient, Timed, chat_body, end_ids, random_ids
+from bench.streams import HttpClient, Timed, chat_body, decode_rate, letter_ids, random_ids
 
+MODEL = Path(__file__).resolve().parents[2] / "models" / "heavyweight"
 USAGE = {"completion_tokens": 4, "prompt_tokens": 9}
 
 
@@ -69,14 +72,28 @@ def test_times_of_a_stream() -> None:
     assert timed.token_s == 0.5
 
 
+def stream(start: float, stop: float, count: int) -> Timed:
+    return Timed(0.0, [start, (start + stop) / 2, stop], token_count=count)
+
+
+def test_decode_rate_of_streams_in_a_row_leaves_the_waiting_out() -> None:
+    assert decode_rate([stream(10, 12, 5), stream(1, 3, 5)]) == 2.0
+
+
+def test_decode_rate_of_streams_at_once_counts_shared_time_once() -> None:
+    assert decode_rate([stream(1, 5, 9), stream(2, 4, 5), stream(4, 6, 9)]) == 4.0
+
+
 def test_a_prompt_is_new_unless_it_has_a_seed() -> None:
     assert random_ids(32, 1000) != random_ids(32, 1000)
     assert random_ids(32, 1000, seed=3) == random_ids(32, 1000, seed=3)
     assert all(100 <= token < 1000 for token in random_ids(500, 1000))
 
 
-def test_ends_are_forbidden_in_a_chat(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"eos_token_id": 2}')
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 2]}')
-    assert end_ids(tmp_path) == [2, 5]
-    assert chat_body("m", tmp_path, "hi", 3)["logit_bias"] == {"2": -100, "5": -100}
+def test_a_chat_can_only_be_answered_in_letters() -> None:
+    ids = letter_ids(MODEL)
+    spelled = Tokenizer.from_file(str(MODEL / "tokenizer.json")).decode(ids)
+    assert sorted(spelled) == list(string.ascii_lowercase)
+    body = chat_body("m", MODEL, "hi", 3)
+    assert body["logit_bias"] == {str(token): 100 for token in ids}
+    assert body["max_tokens"] == 3

@@ -1,0 +1,5 @@
+"""`python -m bench.peers`."""
+
+from bench.peers.runner import main
+
+main()
