@@ -5,6 +5,7 @@ CliError
 ├── AlreadyRunning      the data folder has a fleet already
 ├── NotRunning          `down` or `status` without a fleet
 ├── ModelFolderMissing  no folder with a model there
+├── ModelRefused        the shard-store does not take the folder in
 ├── BadOptions          options that contradict each other
 ├── DataDirUnusable     the data folder cannot be made or written
 ├── ProgramMissing      an executable that should have been installed
@@ -73,6 +74,15 @@ class ModelFolderMissing(CliError):
             f"{path} is not a folder with a model (config.json is missing): "
             "give a local Hugging Face folder with --model PATH"
         )
+
+
+class ModelRefused(CliError):
+    """The shard-store does not take the folder in; its words say why and what to do."""
+
+    reason = "MODEL_REFUSED"
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(f"{path} cannot be served: {detail}")
 
 
 class BadOptions(CliError):

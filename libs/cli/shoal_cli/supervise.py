@@ -117,6 +117,16 @@ class Supervisor:
         self._children.append(child)
         return await child.start()
 
+    def last_lines(self, name: str, count: int) -> tuple[str, ...]:
+        """The last `count` lines that the process called `name` printed; fewer if it said less."""
+        said = [line for child in self._children if child.spec.name == name for line in child.said]
+        return tuple(said[-count:])
+
+    def kill(self) -> None:
+        """SIGKILL to every process, for one who will not wait; `stop` is still to be awaited."""
+        for child in self._children:
+            child.kill()
+
     async def stop(self) -> None:
         """Stop everything, last started first, a group at once. Idempotent."""
         while self._children:
@@ -154,6 +164,19 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._forwarder: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Its last lines since it was started."""
+        return tuple(self._last_lines)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group, if it runs; it is not started again."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def pid(self) -> int | None:

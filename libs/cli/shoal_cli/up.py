@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import client, fleet, peers, pids, secrets_file
-from shoal_cli.errors import ProgramMissing, StartFailed
+from shoal_cli.errors import ModelRefused, ProgramMissing, StartFailed
 from shoal_cli.fleet import Fleet, Ports, UpOptions
 from shoal_cli.settings import CliSettings
 from shoal_cli.supervise import Child, ProcessSpec, Supervisor
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _MODELS_TIMEOUT_S = 900.0
+_ENGINE_LINES_SHOWN = 4
 _FAILING_S_MAX = 10.0
 """An engine that failed starts again by itself; one that fails for longer will not recover."""
 
@@ -68,7 +69,15 @@ async def _serve(
     )
     asked_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+
+    def interrupt() -> None:
+        if asked_to_stop.is_set():  # The second Ctrl-C of somebody in a hurry.
+            terminal.line("shoal", "killing what is left")
+            supervisor.kill()
+        asked_to_stop.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked_to_stop.set)
     state_file = options.state_file
     try:
@@ -184,13 +193,16 @@ class _Start:
     async def _import(self, model: fleet.ModelFolder) -> None:
         what = f"import {model.name}"
         self._terminal.advance(what, 0, 1)
-        await peers.import_model(
-            f"{fleet.HOST}:{self._ports.shard_store}",
-            self._token,
-            model.path,
-            model.name,
-            lambda done, total: self._terminal.advance(what, done, total),
-        )
+        try:
+            await peers.import_model(
+                f"{fleet.HOST}:{self._ports.shard_store}",
+                self._token,
+                model.path,
+                model.name,
+                lambda done, total: self._terminal.advance(what, done, total),
+            )
+        except ShoalError as err:
+            raise ModelRefused(model.path, str(err)) from err
         self._terminal.advance(what, 1, 1)
 
     async def _models_ready(self) -> None:
@@ -232,7 +244,8 @@ class _Start:
         elif engine.state == pipeline_pb2.ENGINE_STATE_FAILED:
             now_s = self._clock.monotonic()
             if now_s - self._failing_since_s.setdefault(name, now_s) >= _FAILING_S_MAX:
-                raise StartFailed(name, engine.detail)
+                said = self._supervisor.last_lines(node_id, _ENGINE_LINES_SHOWN)
+                raise StartFailed(name, engine.detail, said)
         if engine.layer_stop == 0:  # A worker that still asks how many layers there are.
             return
         what = f"load {engine.model} {engine.layer_start}:{engine.layer_stop} on {node_id}"

@@ -215,6 +215,25 @@ async def test_process_deaf_to_sigterm_is_killed_with_its_children(tmp_path: Pat
     assert_gone(watched)
 
 
+async def test_kill_cuts_a_slow_stop_short(tmp_path: Path) -> None:
+    lines = Lines()
+    fleet = supervisor(lines)
+    code = "import signal;signal.signal(15,lambda *a:print('not yet',flush=True));"
+    await fleet.start(spec(READY + "time.sleep(60)", tmp_path, "before"))
+    await fleet.start(
+        spec(code + READY + "print('here',flush=True)\nwhile 1:time.sleep(60)", tmp_path)
+    )
+    await lines.until("here")
+    assert fleet.last_lines("child", 3) == ("here",)
+    assert fleet.last_lines("before", 3) == ()
+    stopping = asyncio.create_task(fleet.stop())
+    await lines.until("not yet")
+    fleet.kill()
+    await asyncio.wait_for(stopping, timeout=10)  # A stop without it may last 15 s.
+    assert fleet.children == ()
+    assert not any("starts again" in text for _, text in lines.seen)
+
+
 async def test_lines_are_forwarded_whole_even_when_long_or_not_utf8(tmp_path: Path) -> None:
     lines = Lines()
     fleet = supervisor(lines)
