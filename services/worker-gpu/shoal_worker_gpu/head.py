@@ -17,9 +17,11 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
 from shoal_common.errors import DeadlineExceeded, ShoalError, StageFailed
 from shoal_common.ids import new_sequence_id
+from shoal_engine.grammar import CompiledGrammar
 from shoal_worker_gpu.admission import SamplingPlan, check_request, read_sampling
-from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, QueueFull
+from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, QueueFull, refusal
 from shoal_worker_gpu.generation import Generation, Phase, youngest
+from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
@@ -63,9 +65,11 @@ class Head:
         metrics: EngineMetrics,
         limits: HeadLimits,
         reservations: Reservations,
+        grammars: Grammars,
     ) -> None:
         self._core = core
         self._reservations = reservations
+        self._grammars = grammars
         self._links = links
         self._speaker = speaker
         self._clock = clock
@@ -95,7 +99,7 @@ class Head:
         Raises ShoalError: InvalidRequest and its kin before anything is held, StageFailed when
         a stage dies, DeadlineExceeded, KvExhausted.
         """
-        generation = self._enter(request)
+        generation = self._enter(request, await self._grammars.prepared(request))
         outcome = "cancelled"
         try:
             while True:
@@ -112,13 +116,15 @@ class Head:
             self._metrics.requests.labels(outcome).inc()
             self._metrics.duration.observe(self._clock.monotonic() - generation.arrived_at)
 
-    def _enter(self, request: stage_pb2.GenerateRequest) -> Generation:
+    def _enter(
+        self, request: stage_pb2.GenerateRequest, grammar: CompiledGrammar | None
+    ) -> Generation:
         if self.is_draining:
             raise EngineNotReady("the engine is draining; ask for another plan")
         check_request(request, self._core.backend, self._core.incarnation)
         if len(self._waiting) >= self._limits.waiting_max:
             raise QueueFull(self._limits.waiting_max)
-        plan = read_sampling(request)
+        plan = read_sampling(request, grammar)
         now = self._clock.monotonic()
         prompt = list(request.token_ids.ids)
         stop_ids = frozenset(request.stop_token_ids)
@@ -374,7 +380,8 @@ class Head:
         try:
             blocks = await self._reservations.grow_behind(generation, run, wanted)
         except StageFailed as err:
-            generation.fail(err)
+            if generation.key == key:  # Else it was put back, and starts anew.
+                generation.fail(err)
             return
         if generation.key != key or generation.phase is not Phase.RUNNING:
             return
@@ -416,7 +423,7 @@ class Head:
             self._core.detach(key)
             self._requeue(generation, run)
             return
-        generation.fail(StageFailed(node_id, f"{detail} ({reason})"))
+        generation.fail(refusal(node_id, reason, detail))
 
     def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
         """A process behind the head is gone: every generation through it ends."""

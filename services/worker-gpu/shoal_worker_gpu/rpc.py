@@ -200,6 +200,9 @@ class UpstreamLink:
             held = self._core.backend.pool.blocks_for(entry.kv.length)
             if attach.route:
                 behind = await self._attach_behind(attach, key)
+                if self._core.table.get(key) is not entry:
+                    # It left while the stage behind was being dialled, and that one not told.
+                    self._detach_behind(attach.route[0], key)
                 granted = min(granted, behind.blocks_granted)
                 held = min(held, behind.blocks_held)
         except KvExhausted:
@@ -251,6 +254,11 @@ class UpstreamLink:
         onward.layer_stop = attach.route[0].layer_stop
         return await link.ask(key, stage_pb2.LinkRequest(attach=onward), _GRANT_TIMEOUT_S)
 
+    def _detach_behind(self, stage: pipeline_pb2.PipelineStage, key: SequenceKey) -> None:
+        link = self._engine.links.present(stage)
+        if link is not None:
+            link.send(stage_pb2.LinkRequest(detach=stage_pb2.Detach(key=_wire_key(key))))
+
     async def _on_grow(self, grow: stage_pb2.Grow) -> None:
         key = _key(grow.key)
         held = self._core.table.get(key)
@@ -296,6 +304,10 @@ def frame_problem(frame: stage_pb2.Frame, width: int) -> str | None:
         return "this build reads raw float32 frames only"
     if frame.width != width:
         return f"the frame is {frame.width} wide, the model {width}"
+    if not all(row.count for row in frame.rows):
+        return "a row has no tokens"
+    if len({row.key.sequence for row in frame.rows}) != len(frame.rows):
+        return "two rows belong to one sequence"
     expected = sum(row.count for row in frame.rows) * width * _F32_BYTES
     if len(frame.payload) != expected:
         return f"the payload has {len(frame.payload)} bytes, its rows need {expected}"
