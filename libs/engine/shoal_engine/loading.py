@@ -16,11 +16,18 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from shoal_engine.activations import steady
 from shoal_engine.attention import ATTENTION_NAME, register_attention
 from shoal_engine.blocks import BlockPool
 from shoal_engine.cache_spec import cache_specs
 from shoal_engine.errors import UnsupportedDevice, UnsupportedModel, UntrustedCheckpoint
-from shoal_engine.filling import NUMBER_FORMATS, Filler, TensorSource, weight_bytes
+from shoal_engine.filling import (
+    NUMBER_FORMATS,
+    Filler,
+    TensorSource,
+    planned_weight_bytes,
+    weight_bytes,
+)
 from shoal_engine.kv_store import PagedKvStore
 from shoal_engine.quantise import kernel_is_exact
 from shoal_engine.shape import (
@@ -34,7 +41,15 @@ from shoal_engine.shape import (
 from shoal_engine.stage import Stage, StageModel
 from shoal_engine.trust import check_config_files, check_untrusted, weight_files
 
-__all__ = ["FolderSource", "StageOptions", "TensorSource", "check_untrusted", "load_stage"]
+__all__ = [
+    "FolderSource",
+    "StageOptions",
+    "StagePlan",
+    "TensorSource",
+    "check_untrusted",
+    "load_stage",
+    "plan_stage",
+]
 
 log = logging.getLogger(__name__)
 
@@ -110,48 +125,104 @@ class StageOptions:
     """Threads torch may use in this process; 0 leaves torch's own choice."""
 
 
+class StagePlan:
+    """A stage that is described but takes no memory yet, with what it will take.
+
+    weight_bytes: of the loaded weights. kv_block_bytes: of one KV block. step_bytes: of the
+    largest temporary tensors of a step, by its tokens.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layers: LayerRange,
+        options: StageOptions,
+        source: TensorSource,
+    ) -> None:
+        self.shape = read_shape(folder)
+        self.layers = layers
+        layers.check_within(self.shape.layer_count)
+        self._options = options
+        self._device, self._dtype = choose_device(options, self.shape)
+        self._model = _build_on_meta(folder, self.shape)
+        self.quantization = choose_quantization(
+            options, self._device, self._dtype, self._model.num_parameters()
+        )
+        self._specs = cache_specs(
+            getattr(self._model.config, "layer_types", None), self.shape, layers
+        )
+        self._wanted = _cut(self._model, self.shape, layers, source.names())
+        self._filler = Filler(self._model, self._wanted, source, folder)
+        self.weight_bytes = planned_weight_bytes(
+            self._model,
+            self._wanted,
+            self._dtype,
+            stored=NUMBER_FORMATS.get(self.shape.checkpoint_dtype, torch.float32),
+            is_int8=self.quantization == "int8",
+        )
+        positions = options.block_size_tokens * self._dtype.itemsize
+        self.kv_block_bytes = positions * sum(spec.elements_per_position for spec in self._specs)
+
+    def step_bytes(self, token_count: int) -> int:
+        """Temporary tensors of a step of so many tokens, all of which want logits."""
+        shape = self.shape
+        per_token = 6 * shape.hidden_size + 3 * shape.intermediate_size
+        if self.layers.is_last(shape.layer_count):
+            per_token += 3 * shape.vocab_size
+        return token_count * per_token * self._dtype.itemsize
+
+    def load(self, kv_blocks: int) -> Stage:
+        """Read the weights, once. Raises UntrustedCheckpoint for damaged or misshapen tensors."""
+        if self._options.threads > 0:
+            torch.set_num_threads(self._options.threads)
+        _compute_buffers(self._model, self._device)
+        if self.quantization == "int8":
+            self._filler.fill_int8(self.layers, self.shape)
+        else:
+            self._filler.fill(self._dtype, self._device)
+        if self._device.type == "cpu":
+            steady(self._model)
+        size = self._options.block_size_tokens
+        store = PagedKvStore(self._specs, kv_blocks, size, self._dtype, self._device)
+        parts = _as_stage_model(
+            self._model, self.layers, self.shape, self._dtype, self._device, self.quantization
+        )
+        pool = BlockPool(kv_blocks, size)
+        stage = Stage(parts, self.shape, self.layers, pool, store, self._options.strict_exact)
+        log.info(
+            "stage loaded",
+            extra={
+                "layers": str(self.layers),
+                "dtype": str(self._dtype),
+                "quantization": self.quantization,
+                "weight_bytes": stage.weight_bytes,
+            },
+        )
+        return stage
+
+
+def plan_stage(
+    folder: Path,
+    layers: LayerRange,
+    options: StageOptions,
+    source: TensorSource | None = None,
+) -> StagePlan:
+    """Describe the stage that runs `layers` of the checkpoint in `folder`; no tensor is read.
+
+    `folder` holds the JSON files; tensors come from `source`, or from the folder's safetensors.
+    Raises UntrustedCheckpoint, UnsupportedModel, InvalidLayerRange or UnsupportedDevice.
+    """
+    return StagePlan(folder, layers, options, FolderSource(folder) if source is None else source)
+
+
 def load_stage(
     folder: Path,
     layers: LayerRange,
     options: StageOptions,
     source: TensorSource | None = None,
 ) -> Stage:
-    """Build the stage that runs `layers` of the checkpoint in `folder`.
-
-    `folder` holds the JSON files; tensors come from `source`, or from the folder's safetensors.
-    Raises UntrustedCheckpoint, UnsupportedModel, InvalidLayerRange or UnsupportedDevice before
-    any tensor is read, and UntrustedCheckpoint for tensors that are missing or misshapen.
-    """
-    shape = read_shape(folder)
-    layers.check_within(shape.layer_count)
-    device, dtype = choose_device(options, shape)
-    if options.threads > 0:
-        torch.set_num_threads(options.threads)
-    source = FolderSource(folder) if source is None else source
-    model = _build_on_meta(folder, shape)
-    quantization = choose_quantization(options, device, dtype, model.num_parameters())
-    specs = cache_specs(getattr(model.config, "layer_types", None), shape, layers)
-    wanted = _cut(model, shape, layers, source.names())
-    _compute_buffers(model, device)
-    filler = Filler(model, wanted, source, folder)
-    if quantization == "int8":
-        filler.fill_int8(layers, shape)
-    else:
-        filler.fill(dtype, device)
-    store = PagedKvStore(specs, options.kv_blocks, options.block_size_tokens, dtype, device)
-    pool = BlockPool(options.kv_blocks, options.block_size_tokens)
-    parts = _as_stage_model(model, layers, shape, dtype, device, quantization)
-    stage = Stage(parts, shape, layers, pool, store, options.strict_exact)
-    log.info(
-        "stage loaded",
-        extra={
-            "layers": str(layers),
-            "dtype": str(dtype),
-            "quantization": quantization,
-            "weight_bytes": stage.weight_bytes,
-        },
-    )
-    return stage
+    """Plan a stage and load it with `options.kv_blocks`; raises what these raise."""
+    return plan_stage(folder, layers, options, source).load(options.kv_blocks)
 
 
 def choose_device(options: StageOptions, shape: ModelShape) -> tuple[torch.device, torch.dtype]:
@@ -327,7 +398,6 @@ def _as_stage_model(
         head=head,
         logit_softcap=getattr(model.config, "final_logit_softcapping", None),
         attention_softcap=getattr(model.config, "attn_logit_softcapping", None),
-        activation_width=int(model.config.intermediate_size),
         dtype=dtype,
         device=device,
         quantization=quantization,

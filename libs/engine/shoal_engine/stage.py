@@ -64,16 +64,14 @@ class StageModel:
     """The parts of a model definition that a stage runs.
 
     body: embedding (first stage only), layers, final norm (last stage only) and rotary embedding,
-    callable as the base model of `transformers`. head: on the last stage only. activation_width:
-    elements per token that go through the activation function. dtype: of activations and KV.
-    quantization: of the weights, none or int8.
+    callable as the base model of `transformers`. head: on the last stage only. dtype: of
+    activations and KV. quantization: of the weights, none or int8.
     """
 
     body: Any
     head: nn.Module | None
     logit_softcap: float | None
     attention_softcap: float | None
-    activation_width: int
     dtype: torch.dtype
     device: torch.device
     quantization: str
@@ -109,6 +107,7 @@ class Stage:
         self._model = model
         self._store = store
         self._is_strict = strict_exact
+        self._is_int8 = model.quantization == "int8"
         self._form = AttentionForm(
             group=shape.head_count // shape.kv_head_count,
             explicit_causal=model.attention_softcap is not None,
@@ -129,7 +128,7 @@ class Stage:
         self._copy_shared(batch)
         plan = plan_step(
             [(row.kv, row.position, row.count) for row in batch.rows],
-            self._padded(sum(row.count for row in batch.rows), self._model.activation_width),
+            self._padded(sum(row.count for row in batch.rows)),
             self._form,
         )
         hidden = self._model.body(
@@ -175,8 +174,9 @@ class Stage:
             return hidden.new_empty((0, self.shape.vocab_size), dtype=torch.float32)
         # In a step of 4 rows the head, too, must see 4 of them for its bits not to depend on who
         # else wants logits.
-        row_count = max(len(wanted), min(EXACT_ROW_COUNT, hidden.shape[0]))
-        row_count = self._padded(row_count, activation_width=0)
+        row_count = len(wanted)
+        if not self._is_int8:
+            row_count = self._padded(max(row_count, min(EXACT_ROW_COUNT, hidden.shape[0])))
         chosen = wanted + wanted[:1] * (row_count - len(wanted))
         index = torch.tensor(chosen, dtype=torch.int64, device=self.device)
         logits: torch.Tensor = self._model.head(hidden.index_select(0, index))[: len(wanted)]
@@ -184,9 +184,11 @@ class Stage:
             logits = torch.tanh(logits / self._model.logit_softcap) * self._model.logit_softcap
         return logits.float()
 
-    def _padded(self, count: int, activation_width: int) -> int:
+    def _padded(self, count: int) -> int:
+        if self._is_int8:
+            return count
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        return padded_row_count(count, threads, activation_width, self._is_strict)
+        return padded_row_count(count, threads, self._is_strict)
 
     def _check(self, batch: StageBatch) -> None:
         if not batch.rows:
