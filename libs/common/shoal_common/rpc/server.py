@@ -32,7 +32,7 @@ _OPTIONS = (
     *KEEPALIVE_OPTIONS,
     *SIZE_OPTIONS,
     # Our own clients ping every 10 s; anything slower than 5 s is no abuse.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # Two servers on one port would share its calls at random; a busy port must be an error.
     ("grpc.so_reuseport", 0),
 )
