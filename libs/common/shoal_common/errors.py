@@ -77,12 +77,16 @@ class InvalidGrammar(InvalidRequest):
     """The format asked of a reply cannot be enforced; `problem` says why."""
 
     reason = "INVALID_GRAMMAR"
+    _PREFIX: ClassVar[str] = "the reply's format cannot be enforced: "
 
     def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"the reply's format cannot be enforced: {problem}", param="response_format"
-        )
+        super().__init__(self._PREFIX + problem, param="response_format")
         self.problem = problem
+
+    @classmethod
+    def told(cls, message: str) -> InvalidGrammar:
+        """The error whose message another service has sent."""
+        return cls(message.removeprefix(cls._PREFIX))
 
 
 class RequestTooLarge(InvalidRequest):

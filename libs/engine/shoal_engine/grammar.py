@@ -19,7 +19,6 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
 from shoal_common.errors import InvalidGrammar
-from shoal_engine.errors import UnsupportedModel
 from shoal_engine.grammar_check import parser_limits, shortened
 
 if TYPE_CHECKING:
@@ -101,9 +100,9 @@ class TokenTable:
     """
 
     def __init__(self, tokenizer_json: str, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
-        """Raises UnsupportedModel for a tokeniser whose tokens' bytes cannot be known."""
+        """Raises InvalidGrammar for a tokeniser whose tokens' bytes cannot be known."""
         if not eos_token_ids:
-            raise UnsupportedModel("its files name no end-of-sequence token, so no grammar can end")
+            raise InvalidGrammar("the model's files name no end-of-sequence token")
         self.vocab_size = vocab_size
         self.eos_token_ids = np.array(sorted(set(eos_token_ids)), dtype=np.int64)
         try:
@@ -111,9 +110,7 @@ class TokenTable:
                 tokenizer_json, n_vocab=vocab_size, eos_token=self.eos_token_ids.tolist()
             )
         except ValueError as err:
-            raise UnsupportedModel(
-                f"no grammars with its tokeniser: {shortened(str(err))}"
-            ) from err
+            raise InvalidGrammar(f"not with this model's tokeniser: {shortened(str(err))}") from err
 
     @classmethod
     def from_folder(
@@ -122,7 +119,7 @@ class TokenTable:
         """Reads tokenizer.json, and the ids that end a reply from all files that name some."""
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise UnsupportedModel("it has no tokenizer.json, which grammars need")
+            raise InvalidGrammar("the model has no tokenizer.json")
         text = path.read_text(encoding="utf-8")
         found = set(eos_token_ids) | _configured_eos(folder, text)
         return cls(text, vocab_size, [token for token in found if 0 <= token < vocab_size])

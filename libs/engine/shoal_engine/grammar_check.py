@@ -26,11 +26,11 @@ _TIMER_MARGIN_S = 1.0
 def parser_limits() -> LLParserLimits:
     """Bounds on one reply's grammar.
 
-    A mask costs at most about 10 ms (14,000 units of fuel per millisecond), and what a grammar
-    remembers of the vocabulary at most about 40 MB (2 kB a state).
+    Ordinary masks take a few thousand units of fuel; one of 50,000 delays its neighbours by 4 to 25
+    ms. What a grammar remembers of the vocabulary stays near 40 MB (2 kB a state).
     """
     return LLParserLimits(
-        step_lexer_fuel=100_000,
+        step_lexer_fuel=50_000,
         step_max_items=50_000,
         max_lexer_states=20_000,
         verbose_errors=False,

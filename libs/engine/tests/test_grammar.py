@@ -15,7 +15,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
 from shoal_common.errors import InvalidGrammar
-from shoal_engine.errors import UnsupportedModel
 from shoal_engine.grammar import (
     CompiledGrammar,
     GrammarSpec,
@@ -232,12 +231,12 @@ def test_byte_fallback_vocabularies_write_any_character() -> None:
 
 
 def test_models_without_what_grammars_need_say_so(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"tokenizer\.json"):
+    with pytest.raises(InvalidGrammar, match=r"tokenizer\.json"):
         TokenTable.from_folder(tmp_path, VOCAB_SIZE, [EOS])
     text = (DEMO / "tokenizer.json").read_text()
-    with pytest.raises(UnsupportedModel, match="end-of-sequence"):
+    with pytest.raises(InvalidGrammar, match="end-of-sequence"):
         TokenTable(text, VOCAB_SIZE, [])
-    with pytest.raises(UnsupportedModel, match="tokeniser"):
+    with pytest.raises(InvalidGrammar, match="tokeniser"):
         TokenTable("{}", VOCAB_SIZE, [EOS])
 
 

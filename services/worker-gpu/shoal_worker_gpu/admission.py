@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shoal.common.v1 import chat_pb2
 from shoal.worker.v1 import stage_pb2
 from shoal_common.errors import InvalidRequest, PromptTooLong
+from shoal_engine.grammar import CompiledGrammar
 from shoal_engine.sampling import SamplingSpec, SamplingState, needs_prompt_ids
 from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.errors import WrongEngine
@@ -61,15 +62,21 @@ def _check_pipeline(request: stage_pb2.GenerateRequest, backend: Backend, incarn
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How a generation's tokens are drawn, in both forms."""
+    """How a generation's tokens are drawn, in both forms.
+
+    grammar: compiled where this process samples.
+    """
 
     spec: SamplingSpec
     wire: chat_pb2.SamplingSpec
+    wire_grammar: chat_pb2.GrammarSpec | None = None
+    grammar: CompiledGrammar | None = None
 
     def state(self, generation: Generation) -> SamplingState:
         """For a last stage in this process."""
         prompt, generated = _split(generation)
-        return SamplingState(self.spec, prompt, generated)
+        constraint = self.grammar.state() if self.grammar is not None else None
+        return SamplingState(self.spec, prompt, generated, constraint)
 
     def message(self, generation: Generation) -> stage_pb2.SamplingState:
         """For a last stage elsewhere; the prompt's ids go along only where penalties need them."""
@@ -78,6 +85,7 @@ class SamplingPlan:
             spec=self.wire,
             generated_ids=generated,
             prompt_ids=prompt if needs_prompt_ids(self.spec) else (),
+            grammar=self.wire_grammar,
         )
 
 
@@ -86,9 +94,12 @@ def _split(generation: Generation) -> tuple[list[int], list[int]]:
     return generation.ids[:count], generation.ids[count:]
 
 
-def read_sampling(request: stage_pb2.GenerateRequest) -> SamplingPlan:
+def read_sampling(
+    request: stage_pb2.GenerateRequest, grammar: CompiledGrammar | None = None
+) -> SamplingPlan:
     """The request's spec. Raises InvalidSampling for values out of range."""
-    return SamplingPlan(spec_from_wire(request.sampling), request.sampling)
+    wire_grammar = request.grammar if request.HasField("grammar") else None
+    return SamplingPlan(spec_from_wire(request.sampling), request.sampling, wire_grammar, grammar)
 
 
 def spec_from_wire(wire: chat_pb2.SamplingSpec) -> SamplingSpec:

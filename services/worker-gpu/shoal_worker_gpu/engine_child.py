@@ -23,6 +23,7 @@ from shoal_common.metrics import new_registry
 from shoal_common.rpc import RpcServer
 from shoal_common.side import SideServer
 from shoal_worker_gpu.backends.base import Backend
+from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.head import Head, HeadLimits
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
@@ -180,7 +181,7 @@ class EngineChild:
         self._status.layer_count = shape.layer_count
         self._status.context_length = shape.context_length
         self._status.weight_bytes = stage.weight_bytes
-        return TorchShard(stage)
+        return TorchShard(stage, model.folder)
 
     async def _compute(self, backend: Backend) -> None:
         """Wire the loaded engine and run it."""
@@ -246,10 +247,11 @@ def build_engine(
             are_prefixes_tenants_own=settings.prefix_cache_scope == "tenant",
         ),
     )
-    head = Head(core, links, speaker, clock, metrics, limits, reservations)
+    grammars = Grammars(backend)
+    head = Head(core, links, speaker, clock, metrics, limits, reservations, grammars)
     core.outlet = outlet
     outlet.connect(links, head)
-    return Engine(core, head, outlet, links)
+    return Engine(core, head, outlet, links, grammars)
 
 
 async def drain(engine: Engine, timeout_s: float) -> None:
@@ -263,10 +265,13 @@ async def drain(engine: Engine, timeout_s: float) -> None:
 
 async def run_engine(engine: Engine) -> None:
     """Compute and admit until cancelled."""
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(engine.core.run())
-        tasks.create_task(engine.core.watch_leases(_LEASE_WATCH_S))
-        tasks.create_task(engine.head.run())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(engine.core.run())
+            tasks.create_task(engine.core.watch_leases(_LEASE_WATCH_S))
+            tasks.create_task(engine.head.run())
+    finally:
+        await engine.grammars.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

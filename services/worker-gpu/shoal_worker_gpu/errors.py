@@ -16,7 +16,14 @@ from __future__ import annotations
 
 import grpc
 
-from shoal_common.errors import InvalidRequest, Overloaded, Unavailable
+from shoal_common.errors import (
+    InvalidGrammar,
+    InvalidRequest,
+    Overloaded,
+    ShoalError,
+    StageFailed,
+    Unavailable,
+)
 
 
 class WrongEngine(InvalidRequest):
@@ -69,3 +76,10 @@ class EngineNotReady(Unavailable):
     """The engine is loading or draining."""
 
     reason = "ENGINE_NOT_READY"
+
+
+def refusal(node_id: str, reason: str, detail: str) -> ShoalError:
+    """What a stage's refusal of a sequence means to the client: its own fault, or the stage's."""
+    if reason == InvalidGrammar.reason:
+        return InvalidGrammar.told(detail)
+    return StageFailed(node_id, f"{detail} ({reason})")

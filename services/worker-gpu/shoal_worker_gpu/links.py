@@ -16,6 +16,7 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.rpc import RpcChannel, translated
+from shoal_worker_gpu.errors import refusal
 from shoal_worker_gpu.pipeline_name import stage_name
 from shoal_worker_gpu.sequence import SequenceKey
 
@@ -93,7 +94,8 @@ class DownstreamLink:
     async def ask(
         self, key: SequenceKey, request: stage_pb2.LinkRequest, timeout_s: float
     ) -> stage_pb2.Granted:
-        """Send an Attach or Grow and wait for its grant. Raises StageFailed."""
+        """Send an Attach or Grow and wait for its grant. Raises StageFailed, or what the stage
+        refused the sequence for."""
         if self.is_lost:
             raise StageFailed(self.stage.node_id, "the link is lost")
         future: asyncio.Future[stage_pb2.Granted] = asyncio.get_running_loop().create_future()
@@ -158,7 +160,7 @@ class DownstreamLink:
         """Whoever waits for the sequence's grant need not wait until its time is up."""
         future = self._grants.get(SequenceKey(refused.key.sequence, refused.key.attempt))
         if future is not None and not future.done():
-            future.set_exception(StageFailed(refused.node_id, refused.detail))
+            future.set_exception(refusal(refused.node_id, refused.reason, refused.detail))
 
     async def _watch(self) -> None:
         """Lose the link when a frame has no receipt in time."""

@@ -43,10 +43,7 @@ class StageOutlet:
         timings = [*item.timings, output.timing]
         is_own = item.head_incarnation == self._core.incarnation
         if self._core.backend.layer_stop == self._core.backend.layer_count:
-            rows = [
-                _row_result(row, sampled)
-                for row, sampled in zip(output.rows, output.sampled, strict=True)
-            ]
+            rows = self._results(output)
             step = stage_pb2.StepResult(step_id=item.step_id, rows=rows, timings=timings)
             self._send_result(item.head_incarnation, item.pipeline, step)
             return
@@ -92,6 +89,16 @@ class StageOutlet:
         finally:
             if self._heads.get(head_incarnation) is queue:
                 del self._heads[head_incarnation]
+
+    def _results(self, output: StageOutputItem) -> list[stage_pb2.RowResult]:
+        """Tokens for the head; a sequence whose constraint gave up ends here instead."""
+        rows = []
+        for row, sampled in zip(output.rows, output.sampled, strict=True):
+            if sampled is not None and sampled.failure is not None:
+                self._core.refuse(row.key, sampled.failure)
+            else:
+                rows.append(_row_result(row, sampled))
+        return rows
 
     def _send_result(
         self, head: str, pipeline: PipelineName | None, step: stage_pb2.StepResult

@@ -10,9 +10,11 @@ import grpc
 
 from shoal.worker.v1 import kv_pb2, pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
+from shoal_engine.grammar import CompiledGrammar
 from shoal_engine.sampling import SamplingState
 from shoal_worker_gpu.admission import spec_from_wire
-from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, WrongEngine
+from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, StaleAttempt, WrongEngine
+from shoal_worker_gpu.grammars import Grammars, grammar_from_wire
 from shoal_worker_gpu.head import Head
 from shoal_worker_gpu.kv_journal import KvJournal
 from shoal_worker_gpu.links import LinkPool
@@ -33,11 +35,19 @@ Context = grpc.aio.ServicerContext[object, object]
 class Engine:
     """The parts of a loaded engine that the servicer needs."""
 
-    def __init__(self, core: StageCore, head: Head, outlet: StageOutlet, links: LinkPool) -> None:
+    def __init__(
+        self,
+        core: StageCore,
+        head: Head,
+        outlet: StageOutlet,
+        links: LinkPool,
+        grammars: Grammars,
+    ) -> None:
         self.core = core
         self.head = head
         self.outlet = outlet
         self.links = links
+        self.grammars = grammars
         self.journal = KvJournal(core.backend.pool)
 
 
@@ -118,6 +128,8 @@ class UpstreamLink:
         self._core = engine.core
         self._tasks = tasks
         self._replies: asyncio.Queue[stage_pb2.LinkResponse] = asyncio.Queue(_REPLIES_MAX)
+        # Sequences that are not attached yet, because their grammar is not compiled.
+        self._compiling: set[SequenceKey] = set()
 
     async def read(self, requests: AsyncIterator[stage_pb2.LinkRequest]) -> None:
         async for request in requests:
@@ -134,6 +146,7 @@ class UpstreamLink:
                 getter.cancel()
 
     def closed(self) -> None:
+        self._compiling.clear()
         for entry in self._core.table:
             if entry.upstream is self:
                 self._core.detach(entry.key)
@@ -163,7 +176,9 @@ class UpstreamLink:
         elif kind == "grow":
             self._tasks.create_task(self._on_grow(request.grow))
         elif kind == "detach":
-            self._core.detach(_key(request.detach.key), list(request.detach.block_hashes))
+            key = _key(request.detach.key)
+            self._compiling.discard(key)
+            self._core.detach(key, list(request.detach.block_hashes))
         elif kind == "lease":
             self._on_lease(request)
 
@@ -195,7 +210,8 @@ class UpstreamLink:
         granted = held = 0
         try:
             self._check_attach(attach)
-            entry = self._enter(attach, key)
+            grammar = await self._grammar(attach, key)
+            entry = self._enter(attach, key, grammar)
             granted = attach.blocks_wanted
             held = self._core.backend.pool.blocks_for(entry.kv.length)
             if attach.route:
@@ -226,12 +242,29 @@ class UpstreamLink:
         if bool(attach.route) == (backend.layer_stop == backend.layer_count):
             raise WrongEngine("the route does not end at the last layer")
 
-    def _enter(self, attach: stage_pb2.Attach, key: SequenceKey) -> StageSequence:
+    async def _grammar(self, attach: stage_pb2.Attach, key: SequenceKey) -> CompiledGrammar | None:
+        """What the last stage holds the reply to. A detach meanwhile ends the attaching."""
+        if attach.route or not attach.sampling.HasField("grammar"):
+            return None
+        spec = grammar_from_wire(attach.sampling.grammar)
+        self._compiling.add(key)
+        try:
+            compiled = await self._engine.grammars.compiled(spec)
+            if key not in self._compiling:
+                raise StaleAttempt("its head has let go of it")
+        finally:
+            self._compiling.discard(key)
+        return compiled
+
+    def _enter(
+        self, attach: stage_pb2.Attach, key: SequenceKey, grammar: CompiledGrammar | None
+    ) -> StageSequence:
         sampling = None
         if not attach.route:
             state = attach.sampling
             spec = spec_from_wire(state.spec)
-            sampling = SamplingState(spec, state.prompt_ids, state.generated_ids)
+            constraint = grammar.state() if grammar is not None else None
+            sampling = SamplingState(spec, state.prompt_ids, state.generated_ids, constraint)
         return self._core.table.attach(
             key,
             attach.blocks_wanted,

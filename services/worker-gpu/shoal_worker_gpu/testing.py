@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from shoal_common.testing.engine import next_token
 from shoal_engine.blocks import BlockPool, SequenceKv
@@ -44,6 +45,7 @@ class HashBackend:
         self.eos_token_ids: frozenset[int] = frozenset()
         self.block_size_tokens = block_size_tokens
         self.weight_bytes = 0
+        self.model_folder: Path | None = None
         self.kv_format = "ids"
         self.step_sizes: list[int] = []
         self.gate = threading.Event()

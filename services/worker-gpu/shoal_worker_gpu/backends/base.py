@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from shoal_engine.blocks import BlockPool, SequenceKv
@@ -50,6 +51,7 @@ class Backend(Protocol):
 
     `pool` is used from the event loop, `run` from one compute thread. kv_format: names whatever
     else changes the numbers in KV (number format, quantisation); part of every prefix key.
+    model_folder: holds the model's small files, None without any.
     """
 
     layer_start: int
@@ -62,6 +64,7 @@ class Backend(Protocol):
     block_size_tokens: int
     weight_bytes: int
     kv_format: str
+    model_folder: Path | None
     pool: BlockPool
 
     @property

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from shoal_common.errors import ShoalError
 from shoal_engine.sampling import Sampled, SamplingState, sample
 from shoal_engine.stage import Row, Stage, StageBatch
 from shoal_worker_gpu.backends.base import StepInput, StepOutput, StepRow
@@ -14,8 +17,10 @@ from shoal_worker_gpu.backends.base import StepInput, StepOutput, StepRow
 class TorchShard:
     """A `shoal_engine.Stage` that speaks bytes and token ids."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, model_folder: Path | None = None) -> None:
+        """model_folder: where the model's tokenizer.json lies; without it, no grammars."""
         self._stage = stage
+        self.model_folder = model_folder
         shape = stage.shape
         self.layer_start = stage.layers.start
         self.layer_stop = stage.layers.stop
@@ -67,8 +72,15 @@ def _draw(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[Sampled | None]
             states.append(row.sampling)
             positions.append(row.position + row.count)
     drawn = iter(sample(logits, states, positions) if states else ())
-    sampled = [next(drawn) if row.sampling is not None else None for row in rows]
-    for row, token in zip(rows, sampled, strict=True):
-        if row.sampling is not None and token is not None:
-            row.sampling.observe(token.token_id)
-    return sampled
+    return [_observed(row.sampling, next(drawn)) if row.sampling else None for row in rows]
+
+
+def _observed(state: SamplingState, token: Sampled) -> Sampled:
+    """The token, remembered by its sequence, or why that is not possible."""
+    if token.failure is not None:
+        return token
+    try:
+        state.observe(token.token_id)
+    except ShoalError as err:
+        return replace(token, failure=err)
+    return token
