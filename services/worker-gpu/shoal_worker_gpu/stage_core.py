@@ -143,10 +143,11 @@ class StageCore:
             except ShoalError as err:
                 self.refuse(row.key, err)
                 return False
-        if row.position != entry.next_position or row.position + row.count > entry.kv.capacity:
+        room = min(entry.kv.capacity, self.backend.context_length)
+        if row.position != entry.next_position or row.position + row.count > room:
             detail = (
                 f"{row.count} tokens at position {row.position}; expected position "
-                f"{entry.next_position}, room for {entry.kv.capacity}"
+                f"{entry.next_position}, room for {room}"
             )
             self.refuse(row.key, StaleAttempt(detail))
             return False
