@@ -26,6 +26,7 @@ from shoal_common.clock import Clock
 from shoal_common.errors import (
     Cancelled,
     DeadlineExceeded,
+    InvalidGrammar,
     InvalidRequest,
     Overloaded,
     PromptTooLong,
@@ -37,7 +38,7 @@ from shoal_gateway.errors import ModelReplaced
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.peers import PlanStream, Router, Stages
 from shoal_gateway.reply import Reply
-from shoal_gateway.sampling import SamplingDefaults, resolve
+from shoal_gateway.sampling import SamplingDefaults, grammar_of, resolve
 from shoal_gateway.task import (
     Admitted,
     ChatTask,
@@ -130,6 +131,10 @@ class Completer:
                         async for event in events:
                             yield event
                     return
+                except InvalidGrammar as err:
+                    asked = prepared.task.reply_format
+                    err.param = asked.param if asked is not None else None
+                    raise
                 except ShoalError as err:
                     plan = await self._replan(plans, plan, err)
 
@@ -281,6 +286,7 @@ def _generate_request(
         max_tokens=prepared.max_tokens,
         stop_token_ids=prepared.tokens.stop_token_ids,
         adapter_id=prepared.task.adapter_id,
+        grammar=grammar_of(prepared.task),
     )
 
 

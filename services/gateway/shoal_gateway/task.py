@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length"]
+FormatKind = Literal["json_object", "json_schema", "regex", "choice"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ReplyFormat:
+    """What the whole reply must look like. `param` is the field that asked for it, `text` the
+    schema or expression, `choices` the texts of kind choice."""
+
+    kind: FormatKind
+    param: str
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ChatTask:
     """Checked by the dialect; every list and number is within its limit."""
 
@@ -55,6 +67,8 @@ class ChatTask:
     stop: tuple[str, ...] = ()
     # Tool definitions as the client wrote them, for the template.
     tools: tuple[Mapping[str, Any], ...] = ()
+    # None for free text.
+    reply_format: ReplyFormat | None = None
     logprobs: bool = False
     top_logprob_count: int = 0
     session_id: str = ""

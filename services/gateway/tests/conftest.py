@@ -76,7 +76,7 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
     """Says `reply_ids`, one token a delta, then the stop id.
 
     fail_at: positions at which an attempt raises, one for each attempt. hold: the position before
-    which it waits for ever. skips: positions left out at the start.
+    which it waits for ever. skips: positions left out at the start. refusal: raised at once.
     """
 
     def __init__(self) -> None:
@@ -85,6 +85,7 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
         self.hold: int | None = None
         self.finishes = True
         self.skips = 0
+        self.refusal: ShoalError | None = None
         self.requests: list[Any] = []
         self.is_holding = asyncio.Event()
         self.is_cancelled = asyncio.Event()
@@ -99,6 +100,8 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
             raise
 
     async def _events(self, request: Any) -> AsyncIterator[Any]:
+        if self.refusal is not None:
+            raise self.refusal
         yield stage_pb2.GenerateResponse(admitted=stage_pb2.Admitted(cached_token_count=3))
         fail_at = self.fail_at.pop(0) if self.fail_at else None
         # A replay repeats its last token, as a head may.

@@ -51,7 +51,8 @@ HELLO = [{"role": "user", "content": "hi"}]
         ("logit_bias", {"logit_bias": {"word": 1}}),
         ("stream", {"stream": "yes"}),
         ("stream_options", {"stream_options": 1}),
-        ("response_format", {"response_format": {"type": "json_object"}}),
+        ("response_format", {"response_format": "json"}),
+        ("response_format.type", {"response_format": {"type": "yaml"}}),
     ],
 )
 def test_a_wrong_field_is_named(param: str, fields: dict[str, Any]) -> None:

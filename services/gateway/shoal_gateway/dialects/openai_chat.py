@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal_common.errors import InvalidRequest
 from shoal_gateway import limits
+from shoal_gateway.dialects.openai_format import parse_format
 from shoal_gateway.task import ChatTask, Message, Role, Sampling, ToolCall
 
 ROLES: dict[str, Role] = {
@@ -23,8 +24,8 @@ KNOWN_FIELDS = frozenset(
         "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop",
         "frequency_penalty", "presence_penalty", "logit_bias", "seed", "tools", "tool_choice",
         "parallel_tool_calls", "logprobs", "top_logprobs", "n", "user", "session_id",
-        "lora_adapter", "response_format", "metadata", "store", "service_tier",
-        "safety_identifier", "prompt_cache_key",
+        "lora_adapter", "response_format", "guided_regex", "guided_choice", "metadata", "store",
+        "service_tier", "safety_identifier", "prompt_cache_key",
     ]
 )  # fmt: skip
 SEED_RANGE = (-(2**63), 2**64 - 1)
@@ -54,6 +55,7 @@ def parse(body: dict[str, Any], is_strict: bool = False) -> ChatRequest:
         max_tokens=_max_tokens(given),
         stop=_stop(given),
         tools=tools,
+        reply_format=parse_format(given),
         logprobs=limits.as_boolean(given.get("logprobs", False), "logprobs"),
         top_logprob_count=_top_logprobs(given),
         session_id=_name(given, "session_id"),
@@ -72,12 +74,6 @@ def parse(body: dict[str, Any], is_strict: bool = False) -> ChatRequest:
 def _refuse_unsupported(given: dict[str, Any]) -> None:
     if limits.as_integer(given.get("n", 1), "n", 1, 128) != 1:
         raise InvalidRequest("'n' must be 1: send one request for each answer", param="n")
-    response_format = limits.as_object(given.get("response_format", {}), "response_format")
-    if response_format.get("type", "text") != "text":
-        raise InvalidRequest(
-            "'response_format' of a type other than 'text' is not supported",
-            param="response_format",
-        )
 
 
 def _model(given: dict[str, Any]) -> str:
