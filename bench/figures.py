@@ -7,7 +7,8 @@ is missed is printed as missed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -66,12 +67,16 @@ def ratio_figure(name: str, ratio: Ratio, target: Target | None = None) -> Figur
     return Figure(name, ratio.median, "x", target, ratio.least, ratio.most)
 
 
+class Skipped(Exception):
+    """This measurement, or a part of it, cannot run here; the text says why."""
+
+
 @dataclass
 class Report:
-    """What one measurement found, or why it did not run.
+    """What one measurement found, or why it found nothing.
 
     load_before, load_after: the machine's load averages; wall_s: what the measurement took, with
-    starting what it measures; skipped: the reason, empty when it ran.
+    starting what it measures; skipped, failed: the reason, empty when it ran to its end.
     """
 
     name: str
@@ -82,14 +87,24 @@ class Report:
     load_after: list[float] = field(default_factory=list)
     wall_s: float = 0.0
     skipped: str = ""
+    failed: str = ""
 
     def add(self, *figures: Figure) -> None:
         self.figures.extend(figures)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Around a part without which the measurement goes on; a skipped one is noted."""
+        try:
+            yield
+        except Skipped as err:
+            self.notes.append(f"{name} left out: {err}")
 
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "skipped": self.skipped,
+            "failed": self.failed,
             "load_before": self.load_before,
             "load_after": self.load_after,
             "wall_s": round(self.wall_s, 1),
@@ -150,6 +165,8 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def _footer(report: Report) -> list[str]:
     if report.skipped:
         return [f"{report.name}: skipped, {report.skipped}"]
+    if report.failed:
+        return [f"{report.name}: failed, {report.failed}"]
     load = f"load {_loads(report.load_before)} before, {_loads(report.load_after)} after"
     return [f"{report.name}: {report.wall_s:.0f} s, {load}", *(f"  {n}" for n in report.notes)]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.figures import Skipped
 from shoal_worker_gpu.settings import Settings as WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,10 +28,6 @@ _POLL_S = 0.1
 _READY_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
 _LOG_CHARACTERS = 8000
-
-
-class Skipped(Exception):
-    """This measurement cannot run here; the text says why."""
 
 
 class FleetFailed(Exception):

@@ -1,14 +1,16 @@
 """Runs measurements one after the other and writes what they say; the command line they share.
 
-A measurement that cannot run is reported with the reason; one that fails ends the run, after what
-was measured before it has been written.
+A measurement that cannot run is reported with the reason; one that fails is reported as failed, the
+others run, and the program's exit status says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import platform
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +20,15 @@ import psutil
 
 from bench.checkpoints import DEFAULT_FOLDER
 from bench.conditions import Conditions
-from bench.figures import Report, table, write
-from bench.fleets import ROOT, Skipped
+from bench.figures import Report, Skipped, table, write
+from bench.fleets import ROOT
 from bench.plots import save
 from bench.rounds import machine_load
 
-Measure = Callable[[Conditions], Awaitable[Report]]
+log = logging.getLogger(__name__)
+
+Measure = Callable[[Report, Conditions], Awaitable[None]]
+"""Adds its figures to the report. Raises Skipped."""
 
 
 def run_program(
@@ -40,11 +45,15 @@ def run_program(
     chosen = parser.parse_args(argv)
     conditions = Conditions(chosen.checkpoints, chosen.quick)
     stem = chosen.out / (f"{name}-quick" if chosen.quick else name)
-    run({key: measurements[key] for key in chosen.only or measurements}, conditions, stem)
+    wanted = {key: measurements[key] for key in chosen.only or measurements}
+    reports = run(wanted, conditions, stem)
+    failed = [report.name for report in reports if report.failed]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def run(measurements: Mapping[str, Measure], conditions: Conditions, stem: Path) -> list[Report]:
-    """Measure, print, and write `stem`.json, .md and .png, also when a measurement fails."""
+    """Measure, print, and write `stem`.json, .md and .png, also when it is interrupted."""
     reports: list[Report] = []
     started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     try:
@@ -56,17 +65,21 @@ def run(measurements: Mapping[str, Measure], conditions: Conditions, stem: Path)
         if reports:
             write(reports, {**machine(), "started": started, "quick": conditions.is_quick}, stem)
             save(reports, stem.with_suffix(".png"))
-            print(f"written to {stem}.json, .md and .png")
+            print(f"written to {stem}.json and what belongs to it")
     return reports
 
 
 async def observed(name: str, measure: Measure, conditions: Conditions) -> Report:
-    """One measurement with the machine's load around it; a skipped one says why."""
+    """One measurement with the machine's load around it; without figures it says why."""
     load_before, began = machine_load(), time.perf_counter()
+    report = Report(name)
     try:
-        report = await measure(conditions)
+        await measure(report, conditions)
     except Skipped as err:
-        report = Report(name, skipped=str(err))
+        report.skipped = str(err)
+    except Exception as err:
+        log.exception("measurement failed", extra={"measurement": name})
+        report.failed = f"{type(err).__name__}: {err}"
     report.load_before, report.load_after = load_before, machine_load()
     report.wall_s = time.perf_counter() - began
     return report

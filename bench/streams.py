@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import string
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from tokenizers import Tokenizer
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from tests.e2e.driving import Driver
@@ -88,13 +86,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 def vocab_size(folder: Path) -> int:
     size: int = read_config(folder)["vocab_size"]
     return size
-
-
-def letter_ids(folder: Path) -> list[int]:
-    """Ids of small letters in the checkpoint's tokenizer; those that are one token."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = (tokenizer.token_to_id(letter) for letter in string.ascii_lowercase)
-    return sorted(token for token in ids if token is not None)
 
 
 class TimedDriver(Driver):
@@ -198,23 +189,3 @@ def _note(timed: Timed, event: dict[str, Any]) -> None:
     if usage:
         timed.token_count = usage["completion_tokens"]
         timed.prompt_count = usage["prompt_tokens"]
-
-
-def chat_body(fleet_model: str, folder: Path, text: str, count: int) -> dict[str, Any]:
-    """A chat of exactly `count` tokens, each of them seen as text when it is made.
-
-    Letters are favoured so strongly that nothing else is chosen: a random checkpoint would say ids
-    that its borrowed tokenizer cannot spell, and a trained one would end.
-    """
-    return {
-        "model": fleet_model,
-        "messages": [{"role": "user", "content": text}],
-        "temperature": 0,
-        "max_tokens": count,
-        "logit_bias": {str(token): 100 for token in letter_ids(folder)},
-    }
-
-
-def words(count: int) -> str:
-    """Text of `count` short words that no cache has seen."""
-    return " ".join("".join(random.choices(string.ascii_lowercase, k=3)) for _ in range(count))

@@ -13,19 +13,19 @@ from bench.conditions import Conditions, Model
 from bench.figures import Figure, Report, at_least, ratio_figure
 from bench.fleets import BenchFleet, fleets
 from bench.rounds import Meter, Round, Sample, as_json, interleaved, median, per_cpu_second, ratio
-from bench.streams import HttpClient, chat_body, decode_rate, words
+from bench.spelling import Spelling
+from bench.streams import HttpClient, decode_rate
 
 _TARGETS = {1: at_least(0.97), 4: at_least(1.8), 8: at_least(3.0)}
 _PROMPT_WORDS = 4
 _SERIAL_REQUESTS = 2
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """Aggregate tokens per second at 1, 4 and 8 streams to those of serial admission."""
-    report = Report("batching")
     for model in conditions.models():
-        await _measure(report, model, conditions)
-    return report
+        with report.part(model.label):
+            await _measure(report, model, conditions)
 
 
 async def _measure(report: Report, model: Model, conditions: Conditions) -> None:
@@ -62,18 +62,17 @@ def whole(samples: list[Sample]) -> list[Sample]:
 def requests(fleet: BenchFleet, streams: int, tokens: int) -> Round:
     """A round of `streams` chats at once, `tokens` tokens each."""
 
+    spelling = Spelling(fleet.plan.model)
+
     async def round_of() -> Sample:
-        folder = fleet.plan.model
+        bodies = [
+            spelling.chat(fleet.model, spelling.words(_PROMPT_WORDS), tokens)
+            for _ in range(streams)
+        ]
         async with HttpClient(fleet.url, fleet.key) as client:
             with Meter(fleet.processes) as meter:
                 streamed = await asyncio.gather(
-                    *(
-                        client.stream(
-                            "/v1/chat/completions",
-                            chat_body(fleet.model, folder, words(_PROMPT_WORDS), tokens),
-                        )
-                        for _ in range(streams)
-                    )
+                    *(client.stream("/v1/chat/completions", body) for body in bodies)
                 )
         counted = sum(timed.token_count for timed in streamed)
         assert counted == streams * tokens, f"{counted} tokens instead of {streams * tokens}"

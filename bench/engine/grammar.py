@@ -12,10 +12,11 @@ import statistics
 from typing import Any
 
 from bench.conditions import Conditions, Model
-from bench.figures import Figure, Report, at_most, ratio_figure
-from bench.fleets import BenchFleet, Skipped, fleets
+from bench.figures import Figure, Report, Skipped, at_most, ratio_figure
+from bench.fleets import BenchFleet, fleets
 from bench.rounds import Meter, Round, Sample, as_json, interleaved, median, ratio
-from bench.streams import HttpClient, Timed, chat_body, words
+from bench.spelling import Spelling
+from bench.streams import HttpClient, Timed
 
 STREAMS = 8
 _TOKENS = 64
@@ -37,12 +38,11 @@ _FORMATS: dict[str, dict[str, Any] | None] = {
 }
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """JSON mode and a schema to plain text: seconds per decoded token."""
-    report = Report("grammar")
     for model in conditions.models():
-        await _measure(report, model, conditions)
-    return report
+        with report.part(model.label):
+            await _measure(report, model, conditions)
 
 
 async def _measure(report: Report, model: Model, conditions: Conditions) -> None:
@@ -62,7 +62,7 @@ async def _measure(report: Report, model: Model, conditions: Conditions) -> None
 
 async def _check(fleet: BenchFleet) -> None:
     """Raises Skipped when the gateway does not take a response format."""
-    body = {**chat_body(fleet.model, fleet.plan.model, "list", 8)}
+    body = Spelling(fleet.plan.model).chat(fleet.model, "list", 8)
     async with HttpClient(fleet.url, fleet.key) as client:
         try:
             await client.stream(
@@ -74,10 +74,11 @@ async def _check(fleet: BenchFleet) -> None:
 
 def _chats(fleet: BenchFleet, wanted: dict[str, Any] | None) -> Round:
     """Eight chats at once; the value is the median of their seconds per token."""
+    spelling = Spelling(fleet.plan.model)
 
     async def ask(client: HttpClient) -> Timed:
-        text = f"Write a JSON object that lists numbers. {words(4)}"
-        body = chat_body(fleet.model, fleet.plan.model, text, _TOKENS)
+        text = f"Write a JSON object that lists numbers. {spelling.words(4)}"
+        body = spelling.chat(fleet.model, text, _TOKENS)
         if wanted is not None:
             # A finished object may only be followed by the end: that has to be allowed.
             body = {**body, "response_format": wanted, "logit_bias": {}}

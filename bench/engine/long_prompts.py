@@ -31,16 +31,18 @@ _FUSED, _FUSED_NEW_TOKENS = 4, 8
 _GAPS_SKIPPED = 2
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """Gaps, times to first token, and aggregate of prompts that come together."""
-    report = Report("long_prompts")
     demo = conditions.demo()
-    await _gaps(report, demo, conditions)
-    await _first_tokens(report, demo, conditions)
-    await _fused(report, demo, conditions)
+    with report.part("long prompts"):
+        await _gaps(report, demo, conditions)
+    with report.part("many prompts"):
+        await _first_tokens(report, demo, conditions)
+    with report.part("fused prompts"):
+        await _fused(report, demo, conditions)
     if not conditions.is_quick:
-        await _gaps(report, conditions.large(), conditions)
-    return report
+        with report.part("long prompts of the large model"):
+            await _gaps(report, conditions.large(), conditions)
 
 
 async def _gaps(report: Report, model: Model, conditions: Conditions) -> None:

@@ -33,12 +33,11 @@ _WIRE_TOKENS = 24
 _PROMPT_TOKENS = 17
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """Direct to hub at 20 ms, and two stages to one at 8 and 16 streams."""
-    report = Report("pipeline")
     await _wire(report, conditions.demo(), conditions)
-    await _cores(report, conditions.large(), conditions)
-    return report
+    with report.part("two cores"):
+        await _cores(report, conditions.large(), conditions)
 
 
 async def _wire(report: Report, model: Model, conditions: Conditions) -> None:

@@ -20,13 +20,12 @@ BASE_TOKENS, ADDED_TOKENS = 513, 5
 _STEPS = 16
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """A 2,048-token prompt again, and 513 known tokens with 5 new ones."""
-    report = Report("prefix")
     await _measure(report, conditions.demo(), conditions)
     if not conditions.is_quick:
-        await _measure(report, conditions.large(), conditions)
-    return report
+        with report.part("the large model"):
+            await _measure(report, conditions.large(), conditions)
 
 
 async def _measure(report: Report, model: Model, conditions: Conditions) -> None:

@@ -16,25 +16,16 @@ from dataclasses import dataclass
 import psutil
 
 from bench.conditions import Conditions, Model
-from bench.figures import Figure, Report, Target, at_least, ratio_figure
-from bench.fleets import BenchFleet, Skipped, fleets
+from bench.figures import Figure, Report, Skipped, Target, at_least, ratio_figure
+from bench.fleets import BenchFleet, fleets
 from bench.rounds import Meter, Round, Sample, as_json, interleaved, median, per_cpu_second, ratio
-from bench.streams import (
-    HttpClient,
-    Timed,
-    chat_body,
-    decode_rate,
-    random_ids,
-    vocab_size,
-    words,
-)
+from bench.spelling import Spelling
+from bench.streams import HttpClient, Timed, decode_rate, random_ids, vocab_size
 
 STREAMS = (1, 4, 8)
 PREFILL_TOKENS = 512
 _CONTEXT = 1024
-_PROMPT_WORDS = 2
-# Three letters that are no word take about two tokens; the truth is in the answer's usage.
-_WORDS_PER_TOKEN = 0.5
+_PROMPT_TOKENS = 17
 _TARGETS: dict[tuple[str, str], Target] = {
     ("Q8_0", "8 streams"): at_least(2.0),
     ("Q4_0", "8 streams"): at_least(1.9),
@@ -51,7 +42,7 @@ class Contender:
     processes: Callable[[], Iterable[psutil.Process]]
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """Decode at 1, 4 and 8 streams and a 512-token prompt, ours to theirs."""
     try:
         from bench.peers.gguf_files import KINDS, ensure
@@ -60,7 +51,6 @@ async def measure(conditions: Conditions) -> Report:
         raise Skipped(f"{err}; pip install gguf xllamacpp") from err
     model = conditions.large()
     files = {kind: ensure(model.folder, kind, conditions.folder) for kind in KINDS}
-    report = Report("llama.cpp")
     async with AsyncExitStack() as stack:
         up = stack.enter_context(fleets({"ours": model.plan(PREFIX_CACHE="false")}))
         contenders = {"ours": await _ours(stack, up["ours"])}
@@ -69,16 +59,20 @@ async def measure(conditions: Conditions) -> Report:
             theirs = stack.enter_context(server)
             contenders[kind] = await _theirs(stack, theirs.url, theirs.processes, model)
         await _compare(report, model, contenders, conditions)
-    return report
 
 
 async def _ours(stack: AsyncExitStack, fleet: BenchFleet) -> Contender:
     client = await stack.enter_async_context(HttpClient(fleet.url, fleet.key))
+    spelling = Spelling(fleet.plan.model)
+
+    async def chat(word_count: int, count: int) -> Timed:
+        body = spelling.chat(fleet.model, spelling.words(word_count), count)
+        return await client.stream("/v1/chat/completions", body)
+
+    template_tokens = (await chat(1, 1)).prompt_count - 1
 
     async def ask(prompt_tokens: int, count: int) -> Timed:
-        text = words(round(_WORDS_PER_TOKEN * prompt_tokens) or _PROMPT_WORDS)
-        body = chat_body(fleet.model, fleet.plan.model, text, count)
-        return await client.stream("/v1/chat/completions", body)
+        return await chat(prompt_tokens - template_tokens, count)
 
     return Contender(ask, fleet.processes)
 
@@ -109,21 +103,14 @@ async def _compare(
     report: Report, model: Model, contenders: dict[str, Contender], conditions: Conditions
 ) -> None:
     tokens = 24 if model.is_large else 64
-    short = (await contenders["ours"].ask(0, 2)).prompt_count
-    long = (await contenders["ours"].ask(PREFILL_TOKENS, 1)).prompt_count
-    report.notes.append(f"prompts of {short} tokens before decoding, of {long} for prefill")
     for streams in STREAMS:
         what = "1 stream" if streams == 1 else f"{streams} streams"
         variants = {
-            name: decoding(contender, streams, 0 if name == "ours" else short, tokens)
-            for name, contender in contenders.items()
+            name: decoding(contender, streams, tokens) for name, contender in contenders.items()
         }
         samples = await interleaved(variants, conditions.large_rounds, warm_ups=streams == 1)
         _add(report, model, what, samples)
-    variants = {
-        name: prefill(contender, PREFILL_TOKENS if name == "ours" else long)
-        for name, contender in contenders.items()
-    }
+    variants = {name: prefill(contender) for name, contender in contenders.items()}
     _add(report, model, "prefill", await interleaved(variants, conditions.large_rounds, 0))
 
 
@@ -141,13 +128,13 @@ def _add(report: Report, model: Model, what: str, samples: dict[str, list[Sample
     report.details[f"{model.label} {what}"] = as_json(samples)
 
 
-def decoding(contender: Contender, streams: int, prompt_tokens: int, tokens: int) -> Round:
+def decoding(contender: Contender, streams: int, tokens: int) -> Round:
     """Tokens per second of `streams` answers at once, behind their first tokens."""
 
     async def round_of() -> Sample:
         with Meter(contender.processes) as meter:
             streamed = await asyncio.gather(
-                *(contender.ask(prompt_tokens, tokens) for _ in range(streams))
+                *(contender.ask(_PROMPT_TOKENS, tokens) for _ in range(streams))
             )
         made = _counted(streamed, tokens)
         return Sample(decode_rate(streamed), meter.wall_s, meter.cpu_s, {"tokens": made})
@@ -155,13 +142,14 @@ def decoding(contender: Contender, streams: int, prompt_tokens: int, tokens: int
     return round_of
 
 
-def prefill(contender: Contender, prompt_tokens: int) -> Round:
+def prefill(contender: Contender) -> Round:
     """Prompt tokens per second until the first token is there."""
 
     async def round_of() -> Sample:
         with Meter(contender.processes) as meter:
-            timed = await contender.ask(prompt_tokens, 1)
+            timed = await contender.ask(PREFILL_TOKENS, 1)
         count = timed.prompt_count
+        assert count == PREFILL_TOKENS, f"a prompt of {count} tokens"
         return Sample(count / meter.wall_s, meter.wall_s, meter.cpu_s, {"tokens": count})
 
     return round_of

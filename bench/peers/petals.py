@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 
 from bench.conditions import Conditions
-from bench.figures import Report
-from bench.fleets import Skipped
+from bench.figures import Report, Skipped
 
 _TIMEOUT_S = 300.0
 # The newest setuptools that still has pkg_resources, which the package's setup.py imports.
@@ -23,7 +22,7 @@ _TOOLS = ("setuptools<70", "wheel", "grpcio-tools")
 _LIBRARY = "hivemind==1.1.10.post2"
 
 
-async def measure(conditions: Conditions) -> Report:
+async def measure(report: Report, conditions: Conditions) -> None:
     """Raises Skipped, always: with what pip said, or with what would have to be written."""
     with tempfile.TemporaryDirectory(prefix="shoal-petals-") as folder:
         try:

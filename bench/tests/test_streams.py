@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import string
-from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from tokenizers import Tokenizer
 
-from bench.streams import HttpClient, Timed, chat_body, decode_rate, letter_ids, random_ids
+from bench.streams import HttpClient, Timed, decode_rate, random_ids
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "heavyweight"
 USAGE = {"completion_tokens": 4, "prompt_tokens": 9}
 
 
@@ -88,12 +84,3 @@ def test_a_prompt_is_new_unless_it_has_a_seed() -> None:
     assert random_ids(32, 1000) != random_ids(32, 1000)
     assert random_ids(32, 1000, seed=3) == random_ids(32, 1000, seed=3)
     assert all(100 <= token < 1000 for token in random_ids(500, 1000))
-
-
-def test_a_chat_can_only_be_answered_in_letters() -> None:
-    ids = letter_ids(MODEL)
-    spelled = Tokenizer.from_file(str(MODEL / "tokenizer.json")).decode(ids)
-    assert sorted(spelled) == list(string.ascii_lowercase)
-    body = chat_body("m", MODEL, "hi", 3)
-    assert body["logit_bias"] == {str(token): 100 for token in ids}
-    assert body["max_tokens"] == 3
