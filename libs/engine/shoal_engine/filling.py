@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from shoal_engine.errors import UnsupportedModel, UntrustedCheckpoint
-from shoal_engine.quantise import Int8Linear, StoredEmbedding, quantised
+from shoal_engine.quantise import Int8Linear, StoredEmbedding, packed_bytes, quantised
 from shoal_engine.shape import EMBEDDING, LayerRange, ModelShape
 from shoal_engine.smoothing import Block, Fold, blocks_of, folded_norm, folds_of, head_block
 
@@ -91,6 +91,7 @@ class Filler:
 
     def _embed(self) -> torch.Tensor:
         weight = self._read(EMBEDDING)
+        self._check_shape(EMBEDDING, weight)
         if weight.dtype is torch.float64:
             weight = weight.float()
         scale = getattr(self._model.model.embed_tokens, "embed_scale", None)
@@ -181,6 +182,34 @@ def weight_bytes(modules: Iterable[nn.Module]) -> int:
             part.packed_bytes for part in module.modules() if isinstance(part, Int8Linear)
         )
     return sum(parameters.values()) + packed
+
+
+def planned_weight_bytes(
+    model: nn.Module,
+    wanted: Mapping[str, str],
+    dtype: torch.dtype,
+    *,
+    stored: torch.dtype,
+    is_int8: bool,
+) -> int:
+    """What `weight_bytes` will say of `model`, still on the meta device, once it is filled.
+
+    wanted: for each parameter that will be filled, its tensor. stored: the checkpoint's format.
+    """
+    if not is_int8:
+        sizes = {name: model.get_parameter(target).numel() for target, name in wanted.items()}
+        return sum(sizes.values()) * dtype.itemsize
+    total = 0
+    for target in wanted:
+        owner, _, attribute = target.rpartition(".")
+        module = model.get_submodule(owner)
+        if isinstance(module, nn.Linear) and attribute == "weight":
+            total += packed_bytes(module.out_features, module.in_features)
+        elif target == EMBEDDING:
+            total += model.get_parameter(target).numel() * stored.itemsize
+        else:
+            total += model.get_parameter(target).numel() * torch.float32.itemsize
+    return total
 
 
 def _divided(bias: torch.Tensor, fold: Fold) -> torch.Tensor:
