@@ -33,7 +33,8 @@ Route = Callable[[pipeline_pb2.Pipeline], pipeline_pb2.Pipeline]
 class Timed:
     """When a request was sent and when its tokens came, in seconds of one clock.
 
-    token_count: what the server says it generated; several tokens may come in one piece.
+    token_count: what the server says it generated; several tokens may come in one piece. ended_at:
+    when it said so; text may be held back until then.
     """
 
     sent_at: float
@@ -41,6 +42,7 @@ class Timed:
     token_count: int = 0
     prompt_count: int = 0
     cached_count: int = 0
+    ended_at: float = 0.0
 
     @property
     def first_s(self) -> float:
@@ -55,7 +57,7 @@ class Timed:
     @property
     def token_s(self) -> float:
         """Seconds per token behind the first piece."""
-        return (self.times[-1] - self.times[0]) / max(1, self.token_count - 1)
+        return (max(self.ended_at, self.times[-1]) - self.times[0]) / max(1, self.token_count - 1)
 
 
 def decode_rate(streams: Sequence[Timed]) -> float:
@@ -187,5 +189,6 @@ def _note(timed: Timed, event: dict[str, Any]) -> None:
             timed.times.append(time.perf_counter())
     usage = event.get("usage")
     if usage:
+        timed.ended_at = time.perf_counter()
         timed.token_count = usage["completion_tokens"]
         timed.prompt_count = usage["prompt_tokens"]

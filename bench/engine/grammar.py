@@ -56,6 +56,10 @@ async def _measure(report: Report, model: Model, conditions: Conditions) -> None
     for name in list(_FORMATS)[1:]:
         what = f"{model.label} time per token at {STREAMS} streams, {name} to plain"
         report.add(ratio_figure(what, ratio(samples[name], plain), at_most(1.05)))
+        counts = [count for sample in samples[name] for count in sample.details["token_counts"]]
+        report.notes.append(
+            f"{model.label} {name}: {min(counts)} to {max(counts)} tokens, plain always {_TOKENS}"
+        )
     report.add(Figure(f"{model.label} plain, per token and stream", 1000 * median(plain), "ms"))
     report.details[model.label] = as_json(samples)
 

@@ -66,6 +66,8 @@ def test_times_of_a_stream() -> None:
     assert timed.first_s == 0.5
     assert timed.gaps_s == [0.5, 1.5]
     assert timed.token_s == 0.5
+    timed.ended_at = 5.5
+    assert timed.token_s == 1.0
 
 
 def stream(start: float, stop: float, count: int) -> Timed:
