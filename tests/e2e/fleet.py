@@ -28,13 +28,16 @@ def free_port() -> int:
 
 
 class Fleet:
-    """`shoal up` in a folder of its own, from ready to stopped."""
+    """`shoal up` in a folder of its own, from ready to stopped.
+
+    models: names of demo models, or folders of others.
+    """
 
     def __init__(
         self,
         data_dir: Path,
         *,
-        models: Sequence[str],
+        models: Sequence[str | Path],
         workers: int,
         split: bool,
         environment: Mapping[str, str] | None = None,
@@ -83,6 +86,11 @@ class Fleet:
         path = self.data_dir / "run" / f"{service}.ready.json"
         address: str = json.loads(path.read_text())["grpc"]
         return address
+
+    def service(self, name: str) -> psutil.Process:
+        """The process of a service now, from its ready file."""
+        path = self.data_dir / "run" / f"{name}.ready.json"
+        return psutil.Process(json.loads(path.read_text())["pid"])
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)

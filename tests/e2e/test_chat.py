@@ -95,6 +95,29 @@ async def test_a_killed_worker_ends_its_request_and_comes_back(
     fleet: Fleet, client: AsyncOpenAI, driver: Driver
 ) -> None:
     """SIGKILL of the last stage's engine mid-stream."""
+    chunks = await endless(client)
+    fleet.engine_of("worker-2").send_signal(signal.SIGKILL)
+    await ends_with_an_error(chunks)
+    assert await ask_until_answered(client) == "The capital of France is Paris."
+    await driver.until_free()
+
+
+async def test_a_killed_agent_ends_its_requests_and_comes_back(
+    fleet: Fleet, client: AsyncOpenAI, driver: Driver
+) -> None:
+    """SIGKILL of the first stage's agent mid-stream: the kernel takes its engine along."""
+    chunks = await endless(client)
+    engine, agent = fleet.engine_of("worker-1"), fleet.service("worker-1")
+    agent.kill()
+    await ends_with_an_error(chunks)
+    assert await ask_until_answered(client) == "The capital of France is Paris."
+    assert not engine.is_running()
+    assert fleet.service("worker-1").pid != agent.pid
+    await driver.until_free()
+
+
+async def endless(client: AsyncOpenAI) -> openai.AsyncStream[ChatCompletionChunk]:
+    """A stream that has begun and would go on for thousands of tokens."""
     chunks = await client.chat.completions.create(
         model="heavyweight",
         messages=[{"role": "user", "content": "Tell me a joke."}],
@@ -106,14 +129,17 @@ async def test_a_killed_worker_ends_its_request_and_comes_back(
     async for chunk in chunks:
         if chunk.choices and chunk.choices[0].delta.content:
             break
-    fleet.engine_of("worker-2").send_signal(signal.SIGKILL)
+    return chunks
+
+
+async def ends_with_an_error(chunks: openai.AsyncStream[ChatCompletionChunk]) -> None:
+    """The stream's last event is an error that the official client understands, in time."""
     killed_at = time.monotonic()
     with pytest.raises(openai.APIError) as failure:
         await drained(chunks)
     assert time.monotonic() - killed_at < 3
     assert failure.value.message
-    assert await ask_until_answered(client) == "The capital of France is Paris."
-    await driver.until_free()
+    assert failure.value.type or failure.value.code
 
 
 async def drained(chunks: openai.AsyncStream[ChatCompletionChunk]) -> None:
