@@ -5,6 +5,7 @@ the stage. A model is built whole without memory (meta device), cut to its layer
 tensors that are left are read.
 """
 
+import ctypes
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,14 @@ class StageOptions:
     """Threads torch may use in this process; 0 leaves torch's own choice."""
 
 
+def return_freed_memory() -> None:
+    """Give the system back what loading has freed: glibc would keep up to a third of a model."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        log.debug("this C library keeps what is freed")
+
+
 class StagePlan:
     """A stage that is described but takes no memory yet, with what it will take.
 
@@ -166,7 +175,7 @@ class StagePlan:
     def step_bytes(self, token_count: int) -> int:
         """Temporary tensors of a step of so many tokens, all of which want logits."""
         shape = self.shape
-        per_token = 6 * shape.hidden_size + 3 * shape.intermediate_size
+        per_token = 6 * shape.hidden_size + 3 * int(self._model.config.intermediate_size)
         if self.layers.is_last(shape.layer_count):
             per_token += 3 * shape.vocab_size
         return token_count * per_token * self._dtype.itemsize
@@ -182,6 +191,7 @@ class StagePlan:
             self._filler.fill(self._dtype, self._device)
         if self._device.type == "cpu":
             steady(self._model)
+        return_freed_memory()
         size = self._options.block_size_tokens
         store = PagedKvStore(self._specs, kv_blocks, size, self._dtype, self._device)
         parts = _as_stage_model(
