@@ -137,8 +137,7 @@ def return_freed_memory() -> None:
 class StagePlan:
     """A stage that is described but takes no memory yet, with what it will take.
 
-    weight_bytes: of the loaded weights. kv_block_bytes: of one KV block. step_bytes: of the
-    largest temporary tensors of a step, by its tokens.
+    weight_bytes: of the loaded weights. kv_block_bytes: of one KV block.
     """
 
     def __init__(
@@ -172,13 +171,14 @@ class StagePlan:
         positions = options.block_size_tokens * self._dtype.itemsize
         self.kv_block_bytes = positions * sum(spec.elements_per_position for spec in self._specs)
 
-    def step_bytes(self, token_count: int) -> int:
-        """Temporary tensors of a step of so many tokens, all of which want logits."""
+    def step_bytes(self, token_count: int, logit_rows: int) -> int:
+        """Temporary tensors of a step of so many tokens, `logit_rows` of which want logits."""
         shape = self.shape
-        per_token = 6 * shape.hidden_size + 3 * int(self._model.config.intermediate_size)
+        width = 6 * shape.hidden_size + 3 * int(self._model.config.intermediate_size)
+        size = token_count * width * self._dtype.itemsize
         if self.layers.is_last(shape.layer_count):
-            per_token += 3 * shape.vocab_size
-        return token_count * per_token * self._dtype.itemsize
+            size += 2 * logit_rows * shape.vocab_size * torch.float32.itemsize
+        return size
 
     def load(self, kv_blocks: int) -> Stage:
         """Read the weights, once. Raises UntrustedCheckpoint for damaged or misshapen tensors."""

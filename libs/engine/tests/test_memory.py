@@ -53,7 +53,8 @@ kv = stage.pool.sequence(blocks * 16)
 for start in range(0, 16 * blocks, 128):
     ids = torch.zeros(128, dtype=torch.int64)
     stage.forward(StageBatch([Row(kv, start, 128, False)], token_ids=ids))
-print(plan.weight_bytes + blocks * plan.kv_block_bytes + plan.step_bytes(128), resident() - before)
+planned = plan.weight_bytes + blocks * plan.kv_block_bytes + plan.step_bytes(128, 0)
+print(planned, resident() - before)
 """
 
 

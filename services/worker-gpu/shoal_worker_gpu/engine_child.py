@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2_grpc
 from shoal_common.app import die_with_parent, run_service, until_signal, write_ready_file
@@ -26,6 +27,7 @@ from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.head import Head, HeadLimits
 from shoal_worker_gpu.links import LinkPool, Speaker
+from shoal_worker_gpu.memory import MemoryNeed, free_memory_bytes, kv_block_count
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.outlet import StageOutlet
@@ -35,13 +37,16 @@ from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.shards import LocalModel, ShardClient
 from shoal_worker_gpu.stage_core import StageCore
 
+if TYPE_CHECKING:
+    from shoal_engine.loading import StageOptions, StagePlan
+
 log = logging.getLogger(__name__)
 
 _LEASE_WATCH_S = 1.0
 _DRAIN_POLL_S = 0.05
 # Links and results are held open for ever: nobody waits for their end.
 _STREAMS_END_S = 0.2
-_MIB = 1 << 20
+_SHORT_SEQUENCE_TOKENS = 512
 
 
 class EngineChild:
@@ -154,34 +159,35 @@ class EngineChild:
         self._status.progress_percent = 100 * done // max(1, total)
 
     def _load(self, model: LocalModel) -> Backend:
-        """Read weights into a stage. Runs in a thread: it takes seconds to minutes."""
-        from shoal_engine.loading import StageOptions, load_stage
-        from shoal_engine.shape import LayerRange, read_shape
+        """Read weights into a stage. Runs in a thread: it takes seconds to minutes.
+
+        Raises ModelDoesNotFit before anything is read.
+        """
+        from shoal_engine.loading import plan_stage
+        from shoal_engine.shape import LayerRange
         from shoal_worker_gpu.backends.torch_shard import TorchShard
 
         settings = self._settings
-        shape = read_shape(model.folder)
         start, stop = model.layers
-        layers = LayerRange(start, stop)
-        block_bytes = (
-            2 * len(layers) * shape.kv_head_count * shape.head_dim * settings.block_size_tokens * 4
+        options = stage_options(settings, self._order.threads)
+        plan = plan_stage(model.folder, LayerRange(start, stop), options, model.source)
+        blocks = kv_block_count(
+            self._order.assignment.model,
+            memory_need(plan, settings),
+            free_memory_bytes(),
+            settings.kv_memory_mb,
         )
-        needed = -(-shape.context_length // settings.block_size_tokens) * settings.max_running
-        options = StageOptions(
-            device=settings.device,
-            dtype=settings.dtype,
-            block_size_tokens=settings.block_size_tokens,
-            kv_blocks=max(1, min(needed, settings.kv_memory_mb * _MIB // block_bytes)),
-            strict_exact=settings.strict_exact,
-            threads=self._order.threads,
-        )
-        stage = load_stage(model.folder, layers, options, source=model.source)
+        stage = plan.load(blocks)
         self._status.revision = model.revision
         self._status.layer_start, self._status.layer_stop = start, stop
-        self._status.layer_count = shape.layer_count
-        self._status.context_length = shape.context_length
+        self._status.layer_count = plan.shape.layer_count
+        self._status.context_length = plan.shape.context_length
         self._status.weight_bytes = stage.weight_bytes
-        return TorchShard(stage, model.folder)
+        log.info(
+            "memory divided",
+            extra={"weight_bytes": plan.weight_bytes, "kv_blocks": blocks},
+        )
+        return TorchShard(stage)
 
     async def _compute(self, backend: Backend) -> None:
         """Wire the loaded engine and run it."""
@@ -202,6 +208,34 @@ class EngineChild:
         self._status.state = pipeline_pb2.ENGINE_STATE_READY
         log.info("engine ready", extra={"model": self._status.model})
         await run_engine(engine)
+
+
+def stage_options(settings: Settings, threads: int) -> StageOptions:
+    """What the engine is to know of the settings."""
+    from shoal_engine.loading import StageOptions
+
+    return StageOptions(
+        device=settings.device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        block_size_tokens=settings.block_size_tokens,
+        strict_exact=settings.strict_exact,
+        threads=threads,
+    )
+
+
+def memory_need(plan: StagePlan, settings: Settings) -> MemoryNeed:
+    """Memory of a stage: one short sequence at least, at most all that run at full length."""
+    per_sequence = -(-plan.shape.context_length // settings.block_size_tokens)
+    return MemoryNeed(
+        weight_bytes=plan.weight_bytes,
+        step_bytes=plan.step_bytes(
+            settings.prefill_chunk_tokens + settings.max_running, 2 * settings.max_running
+        ),
+        kv_block_bytes=plan.kv_block_bytes,
+        kv_blocks_min=min(per_sequence, -(-_SHORT_SEQUENCE_TOKENS // settings.block_size_tokens)),
+        kv_blocks_max=per_sequence * settings.max_running,
+    )
 
 
 def head_limits(settings: Settings, context_length: int) -> HeadLimits:

@@ -10,6 +10,7 @@ ShoalError
 │   ├── StaleAttempt         a message of an attempt that has been replaced
 │   ├── LeaseExpired         the head of a sequence went silent
 │   └── EngineNotReady       still loading, or draining
+└── ModelDoesNotFit          the machine's free memory does not hold the stage
 """
 
 from __future__ import annotations
@@ -83,3 +84,21 @@ def refusal(node_id: str, reason: str, detail: str) -> ShoalError:
     if reason == InvalidGrammar.reason:
         return InvalidGrammar.told(detail)
     return StageFailed(node_id, f"{detail} ({reason})")
+
+
+class ModelDoesNotFit(ShoalError):
+    """The machine's free memory does not hold the stage; nothing was loaded."""
+
+    reason = "MODEL_DOES_NOT_FIT"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 507
+    retryable = False
+
+    def __init__(
+        self, model: str, *, weight_mb: int, step_mb: int, kv_mb: int, free_mb: int
+    ) -> None:
+        super().__init__(
+            f"'{model}' needs {weight_mb} MiB of weights, {step_mb} MiB for a step and {kv_mb} MiB "
+            f"of KV at least; {free_mb} MiB are free here: split its layers over more workers, use "
+            "int8, or free memory"
+        )

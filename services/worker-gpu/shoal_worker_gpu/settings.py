@@ -40,8 +40,10 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Number format of weights and activations; auto is float32 on a CPU."""
     threads: int = Field(default=0, ge=0, le=256)
     """Torch threads of each engine child; 0 shares the cores really owned between them."""
-    kv_memory_mb: int = Field(default=512, ge=1)
-    """Memory for KV blocks of each engine child, in MiB."""
+    quantization: Literal["auto", "none", "int8"] = "auto"
+    """Number format of linear layers on a CPU; auto is int8 for models above 200 M parameters."""
+    kv_memory_mb: int = Field(default=0, ge=0)
+    """Memory for KV blocks of each engine child, in MiB; 0 takes up to half of what is free."""
     block_size_tokens: int = Field(default=16, ge=1, le=256)
     """Positions in one KV block; the same on every stage of a model."""
     max_running: int = Field(default=32, ge=1, le=1024)

@@ -31,7 +31,7 @@ class TorchShard:
         self.eos_token_ids = frozenset(shape.eos_token_ids)
         self.block_size_tokens = stage.pool.block_size_tokens
         self.weight_bytes = stage.weight_bytes
-        self.kv_format = str(stage.dtype).removeprefix("torch.")
+        self.kv_format = f"{stage.dtype}/{stage.quantization}"
         self.pool = stage.pool
 
     @property
