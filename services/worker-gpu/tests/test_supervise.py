@@ -26,7 +26,7 @@ from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.supervise import SupervisedEngine
 
-WAIT_S = 30
+WAIT_S = 50
 READY = pipeline_pb2.ENGINE_STATE_READY
 FAILED = pipeline_pb2.ENGINE_STATE_FAILED
 # Answers like an engine, without its minutes of loading; says FAILED while the file `sick` exists.
