@@ -16,10 +16,12 @@ from rich.console import Console
 
 from shoal_cli import fleet, settings, up
 from shoal_cli.terminal import Terminal
+from shoal_common.app import die_with_parent
 from shoal_common.errors import ShoalError
 
 
 def main() -> None:
+    die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)

@@ -53,19 +53,17 @@ def run_program(
 
 
 def run(measurements: Mapping[str, Measure], conditions: Conditions, stem: Path) -> list[Report]:
-    """Measure, print, and write `stem`.json, .md and .png, also when it is interrupted."""
+    """Measure, print, and write `stem`.json, .md and .png, anew after each measurement."""
     reports: list[Report] = []
     started = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    try:
-        for name, measure in measurements.items():
-            print(f"measuring {name} ...", flush=True)
-            reports.append(asyncio.run(observed(name, measure, conditions)))
-            print(table(reports[-1:]), flush=True)
-    finally:
-        if reports:
-            write(reports, {**machine(), "started": started, "quick": conditions.is_quick}, stem)
-            save(reports, stem.with_suffix(".png"))
-            print(f"written to {stem}.json and what belongs to it")
+    about = {**machine(), "started": started, "quick": conditions.is_quick}
+    for name, measure in measurements.items():
+        print(f"measuring {name} ...", flush=True)
+        reports.append(asyncio.run(observed(name, measure, conditions)))
+        print(table(reports[-1:]), flush=True)
+        write(reports, about, stem)
+        save(reports, stem.with_suffix(".png"))
+    print(f"written to {stem}.json, .md and .png")
     return reports
 
 

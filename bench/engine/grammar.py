@@ -19,7 +19,7 @@ from bench.spelling import Spelling
 from bench.streams import HttpClient, Timed
 
 STREAMS = 8
-_TOKENS = 64
+_TOKENS = 48
 _LONG_LIST = {
     "type": "object",
     "properties": {
@@ -50,7 +50,7 @@ async def _measure(report: Report, model: Model, conditions: Conditions) -> None
         fleet = up["one"]
         await _check(fleet)
         variants = {name: _chats(fleet, wanted) for name, wanted in _FORMATS.items()}
-        rounds = conditions.large_rounds if model.is_large else conditions.rounds
+        rounds = 2 if model.is_large else conditions.rounds
         samples = await interleaved(variants, rounds)
     plain = samples["plain"]
     for name in list(_FORMATS)[1:]:

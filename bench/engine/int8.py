@@ -41,7 +41,7 @@ async def measure(report: Report, conditions: Conditions) -> None:
 async def _compare(report: Report, name: str, folder: Path, conditions: Conditions) -> None:
     stages = {kind: load(folder, kind) for kind in ("none", "int8")}
     report.details[f"{name} weight_bytes"] = {k: s.weight_bytes for k, s in stages.items()}
-    steps = 8 if conditions.is_quick else 6
+    steps = 8 if conditions.is_quick else 4
     tasks: dict[str, Callable[[Stage], Sample]] = {
         f"decode b{batch}": _decoding(batch, steps) for batch in BATCHES
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 from itertools import pairwise
 
@@ -24,36 +25,45 @@ LONG_TOKENS = 1500
 SHORT_TOKENS = 17
 _RUNNING = 4
 _SETTLED_TOKENS = 24
-_RUNNING_TOKENS_MAX = 480
+_RUNNING_TOKENS_MAX = 2000
 _BURST, _BURST_NEW_TOKENS = 8, 128
 _FUSED, _FUSED_NEW_TOKENS = 4, 8
 # The first gaps of a stream are those of its neighbours' prompts.
 _GAPS_SKIPPED = 2
 
+Fleets = Mapping[str, Served]
+
 
 async def measure(report: Report, conditions: Conditions) -> None:
     """Gaps, times to first token, and aggregate of prompts that come together."""
-    demo = conditions.demo()
-    with report.part("long prompts"):
-        await _gaps(report, demo, conditions)
-    with report.part("many prompts"):
-        await _first_tokens(report, demo, conditions)
-    with report.part("fused prompts"):
-        await _fused(report, demo, conditions)
-    if not conditions.is_quick:
-        with report.part("long prompts of the large model"):
-            await _gaps(report, conditions.large(), conditions)
+    for model in conditions.models():
+        with report.part(model.label):
+            await _measure(report, model, conditions)
 
 
-async def _gaps(report: Report, model: Model, conditions: Conditions) -> None:
-    """The longest gap while the prompt is read, to the median gap before it came."""
-    plans = {"chunked": model.plan(), "whole": model.plan(CHUNKED_PREFILL="false")}
+async def _measure(report: Report, model: Model, conditions: Conditions) -> None:
+    plans = {
+        "ours": model.plan(),
+        "whole": model.plan(CHUNKED_PREFILL="false"),
+        "single": model.plan(BATCHED_PREFILL="false"),
+    }
+    if not model.is_large:
+        # A large model would answer 8 x 128 tokens one after the other for minutes.
+        plans["serial"] = model.plan(CONTINUOUS_BATCHING="false")
     async with served(plans) as up:
-        samples = await interleaved(
-            {name: _intrusion(fleet) for name, fleet in up.items()},
-            1 if model.is_large else conditions.rounds,
-            warm_ups=0 if model.is_large else 1,
-        )
+        await _gaps(report, model, up, conditions)
+        await _fused(report, model, up, conditions)
+        if "serial" in up:
+            await _first_tokens(report, model, up, conditions)
+
+
+async def _gaps(report: Report, model: Model, up: Fleets, conditions: Conditions) -> None:
+    """The longest gap while the prompt is read, to the median gap before it came."""
+    samples = await interleaved(
+        {"in chunks": _intrusion(up["ours"]), "whole": _intrusion(up["whole"])},
+        1 if model.is_large else conditions.rounds,
+        warm_ups=0 if model.is_large else 1,
+    )
     for name, taken in samples.items():
         values = [sample.value for sample in taken]
         first_s = statistics.median(sample.details["long_first_s"] for sample in taken)
@@ -61,7 +71,7 @@ async def _gaps(report: Report, model: Model, conditions: Conditions) -> None:
             Figure(
                 f"{model.label} longest gap to median before, prompt {name}",
                 statistics.median(values),
-                target=at_most(3.0) if name == "chunked" else None,
+                target=at_most(3.0) if name == "in chunks" else None,
                 least=min(values),
                 most=max(values),
             ),
@@ -154,12 +164,10 @@ class Running:
             self._grown.notify_all()
 
 
-async def _first_tokens(report: Report, model: Model, conditions: Conditions) -> None:
+async def _first_tokens(report: Report, model: Model, up: Fleets, conditions: Conditions) -> None:
     """Eight prompts at once: median time to first token, serial admission to ours."""
-    plans = {"ours": model.plan(), "serial": model.plan(CONTINUOUS_BATCHING="false")}
-    async with served(plans) as up:
-        variants = {name: _burst(fleet, _BURST, _BURST_NEW_TOKENS) for name, fleet in up.items()}
-        samples = await interleaved(variants, conditions.large_rounds)
+    variants = {name: _burst(up[name], _BURST, _BURST_NEW_TOKENS) for name in ("ours", "serial")}
+    samples = await interleaved(variants, conditions.large_rounds)
     ours, serial = samples["ours"], samples["serial"]
     what = f"{model.label} first token of {_BURST} prompts at once"
     report.add(
@@ -170,17 +178,16 @@ async def _first_tokens(report: Report, model: Model, conditions: Conditions) ->
     report.details[f"{model.label} first tokens"] = as_json(samples)
 
 
-async def _fused(report: Report, model: Model, conditions: Conditions) -> None:
+async def _fused(report: Report, model: Model, up: Fleets, conditions: Conditions) -> None:
     """Four short prompts at once: all tokens per second, fused to one prompt per step."""
-    plans = {"fused": model.plan(), "single": model.plan(BATCHED_PREFILL="false")}
-    async with served(plans) as up:
-        for new_tokens, target in ((_FUSED_NEW_TOKENS, at_least(1.3)), (1, None)):
-            variants = {name: _aggregate(fleet, new_tokens) for name, fleet in up.items()}
-            samples = await interleaved(variants, 2 * conditions.rounds, warm_ups=2)
-            what = f"{model.label} {_FUSED} x ({SHORT_TOKENS} + {new_tokens} tokens)"
-            quotient = ratio(samples["fused"], samples["single"])
-            report.add(ratio_figure(f"{what}, fused to single", quotient, target))
-            report.details[what] = as_json(samples)
+    rounds = conditions.large_rounds if model.is_large else 2 * conditions.rounds
+    for new_tokens, target in ((_FUSED_NEW_TOKENS, at_least(1.3)), (1, None)):
+        variants = {name: _aggregate(up[name], new_tokens) for name in ("ours", "single")}
+        samples = await interleaved(variants, rounds)
+        what = f"{model.label} {_FUSED} x ({SHORT_TOKENS} + {new_tokens} tokens)"
+        quotient = ratio(samples["ours"], samples["single"])
+        report.add(ratio_figure(f"{what}, fused to one prompt a step", quotient, target))
+        report.details[what] = as_json(samples)
 
 
 def _aggregate(fleet: Served, new_tokens: int) -> Round:

@@ -106,7 +106,7 @@ async def _cores(report: Report, model: Model, conditions: Conditions) -> None:
         "2 stages, 1 thread each": model.plan(workers=2),
     }
     one, wide, two = plans
-    tokens = 24 if model.is_large else 64
+    tokens = 16 if model.is_large else 64
     # The demo model stands in when it has to be quick; the targets are not about it.
     targets = {8: at_least(1.3), 16: at_least(1.6)} if model.is_large else {8: None, 16: None}
     async with served(plans) as up:

@@ -1,8 +1,8 @@
 """Prompts that the KV cache has seen: time to first token the second time, to the first.
 
 The cold and the warm request of a pair follow each other on one fleet; a fleet with the cache off
-stands beside it as a control. A decode step is measured behind the same prompt, because attention
-over 2,048 positions is part of it.
+stands beside it as a control, for the small model. A decode step is measured behind the same
+prompt, because attention over 2,048 positions is part of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ async def measure(report: Report, conditions: Conditions) -> None:
 
 
 async def _measure(report: Report, model: Model, conditions: Conditions) -> None:
-    plans = {"cached": model.plan(PREFIX_CACHE="true"), "plain": model.plan(PREFIX_CACHE="false")}
+    plans = {"cached": model.plan(PREFIX_CACHE="true")}
+    if not model.is_large:
+        plans["plain"] = model.plan(PREFIX_CACHE="false")
     rounds = 2 if model.is_large else conditions.rounds
     async with served(plans) as up:
         for fleet in up.values():
@@ -54,8 +56,9 @@ def _add(report: Report, label: str, name: str, samples: dict[str, list[Sample]]
         ratio_figure(f"{what}, cold to warm first token", _spread(cached), target),
         Figure(f"{what}, warm first token", _middle(cached, "warm_ms"), "ms"),
         Figure(f"{what}, cold first token", _middle(cached, "cold_ms"), "ms"),
-        ratio_figure(f"{what}, the same without the cache", _spread(samples["plain"])),
     )
+    if "plain" in samples:
+        report.add(ratio_figure(f"{what}, the same without the cache", _spread(samples["plain"])))
     if name == "again":
         report.add(
             Figure(
