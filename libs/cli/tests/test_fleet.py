@@ -94,6 +94,11 @@ def test_workers_share_the_cores(cores: int, workers: int, threads: str) -> None
     assert {spec.settings["SHOAL_WORKER_GPU_THREADS"] for spec in made.workers} == {threads}
 
 
+def test_threads_that_the_environment_names_stand() -> None:
+    made = plan(core_count=8, worker_count=2, are_threads_set=True)
+    assert not any("SHOAL_WORKER_GPU_THREADS" in spec.settings for spec in made.workers)
+
+
 @pytest.mark.parametrize(
     ("verbosity", "level"), [(0, "warning"), (1, "info"), (2, "debug"), (5, "debug")]
 )

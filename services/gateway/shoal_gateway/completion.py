@@ -34,7 +34,7 @@ from shoal_common.errors import (
     StageFailed,
 )
 from shoal_common.tokens import ModelTokens, TemplateFailed, TemplateRenderer
-from shoal_gateway.errors import ModelReplaced
+from shoal_gateway.errors import ModelNotReady, ModelReplaced
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.peers import PlanStream, Router, Stages
 from shoal_gateway.reply import Reply
@@ -149,6 +149,8 @@ class Completer:
 
     def _token_budget(self, task: ChatTask, prompt_tokens: int, context_length: int) -> int:
         """An explicit max_tokens must fit the context; a default takes the room that is left."""
+        if context_length == 0:
+            raise ModelNotReady(task.model)
         room = context_length - prompt_tokens
         if room < max(1, task.max_tokens or 0):
             raise PromptTooLong(prompt_tokens, context_length, task.max_tokens or 0)

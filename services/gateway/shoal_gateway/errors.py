@@ -6,6 +6,7 @@ InvalidRequest
 └── WrongMethod        the path knows other methods
 Unavailable
 ├── NoModelReady       `auto`, and nothing is ready
+├── ModelNotReady      its engines are starting, so that nothing is known of it yet
 ├── ModelReplaced      a new revision came between tokenising and planning
 ├── PeerRefused        another service does not take our fleet token
 ├── PeerUnreachable    another service's connection broke, or was never there
@@ -55,6 +56,15 @@ class NoModelReady(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("no model is ready yet; try again shortly or see /v1/models")
+
+
+class ModelNotReady(Unavailable):
+    """The model's engines are starting."""
+
+    reason = "MODEL_NOT_READY"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model '{model}' is starting; try again in a few seconds")
 
 
 class ModelReplaced(Unavailable):

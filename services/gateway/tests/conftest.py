@@ -137,6 +137,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.stage_locator = ""
         self.plan_count = 1
         self.is_ready = True
+        self.context_length = CONTEXT_LENGTH
         self.error: ShoalError | None = None
         self.queue: asyncio.Event | None = None
         self.opened: list[Any] = []
@@ -152,7 +153,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             revision="r1",
             layer_count=6,
             is_ready=self.is_ready,
-            context_length=CONTEXT_LENGTH,
+            context_length=self.context_length,
         )
         return router_pb2.ListModelsResponse(models=[state])
 

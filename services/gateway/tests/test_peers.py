@@ -27,6 +27,13 @@ async def test_a_router_that_is_gone_is_503_without_its_address(fleet: Any) -> N
     assert "127.0.0.1" not in error["message"]
 
 
+async def test_a_model_whose_engines_are_starting_is_503(fleet: Any) -> None:
+    fleet.router.context_length = 0
+    status, error = await chat(fleet.url)
+    assert (status, error["code"]) == (503, "model_not_ready")
+    assert "try again in a few seconds" in error["message"]
+
+
 async def test_a_shard_store_that_is_gone_is_503(fleet: Any) -> None:
     await fleet.store_server.stop()
     status, error = await chat(fleet.url)

@@ -8,6 +8,7 @@ ShoalError
 ├── Unavailable
 │   ├── KvExhausted          no KV blocks for a sequence; the head preempts or waits
 │   ├── StaleAttempt         a message of an attempt that has been replaced
+│   ├── StepFailed           a step ended with an error nobody foresaw
 │   ├── LeaseExpired         the head of a sequence went silent
 │   └── EngineNotReady       still loading, or draining
 └── ModelDoesNotFit          the machine's free memory does not hold the stage
@@ -67,6 +68,15 @@ class StaleAttempt(Unavailable):
         super().__init__(f"the sequence's place on this stage is gone: {detail}")
 
 
+class StepFailed(Unavailable):
+    """A step ended with an error nobody foresaw; the engine's log has the traceback."""
+
+    reason = "STEP_FAILED"
+
+    def __init__(self, error_name: str) -> None:
+        super().__init__(f"computing a step ended with {error_name}")
+
+
 class LeaseExpired(Unavailable):
     """The head of a sequence went silent."""
 
@@ -83,6 +93,8 @@ def refusal(node_id: str, reason: str, detail: str) -> ShoalError:
     """What a stage's refusal of a sequence means to the client: its own fault, or the stage's."""
     if reason == InvalidGrammar.reason:
         return InvalidGrammar.told(detail)
+    if reason == StageFailed.reason:
+        return StageFailed(node_id, detail)
     return StageFailed(node_id, f"{detail} ({reason})")
 
 

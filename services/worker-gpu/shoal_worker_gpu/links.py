@@ -201,10 +201,9 @@ class LinkPool:
 
     async def get(self, stage: pipeline_pb2.PipelineStage) -> DownstreamLink:
         """The open link to `stage`, dialled if need be. Raises StageFailed."""
+        self._retire_lost()
         link = self._links.get(stage_name(stage))
-        if link is None or link.is_lost:
-            if link is not None:
-                self._retire(link)
+        if link is None:
             link = DownstreamLink(stage, self._speaker, self._listener, self._clock)
             self._links[stage_name(stage)] = link
         await link.ready()
@@ -219,10 +218,14 @@ class LinkPool:
         links, self._links = list(self._links.values()), {}
         await asyncio.gather(*(link.close() for link in links), *self._lost)
 
-    def _retire(self, link: DownstreamLink) -> None:
-        task = asyncio.create_task(link.close())
-        self._lost.add(task)
-        task.add_done_callback(self._lost.discard)
+    def _retire_lost(self) -> None:
+        """Close what is lost, also where nobody will dial again."""
+        for name, link in list(self._links.items()):
+            if link.is_lost:
+                del self._links[name]
+                task = asyncio.create_task(link.close())
+                self._lost.add(task)
+                task.add_done_callback(self._lost.discard)
 
 
 class ResultsReader:

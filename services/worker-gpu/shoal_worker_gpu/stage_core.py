@@ -15,10 +15,10 @@ from typing import Protocol
 
 from shoal.worker.v1 import stage_pb2
 from shoal_common.clock import Clock
-from shoal_common.errors import ShoalError
+from shoal_common.errors import ShoalError, StageFailed
 from shoal_engine.sampling import Sampled
 from shoal_worker_gpu.backends.base import Backend, StepInput, StepOutput, StepRow
-from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt
+from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt, StepFailed
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.sequence import SequenceKey, SequenceTable, StageSequence
 from shoal_worker_gpu.step_queue import StepQueue, WorkItem, WorkRow
@@ -103,7 +103,8 @@ class StageCore:
         entry = self.table.detach(key)
         if entry is not None:
             self._left(entry)
-            entry.upstream.refuse(key, error.reason, str(error), node_id or self.node_id)
+            detail = error.detail if isinstance(error, StageFailed) else str(error)
+            entry.upstream.refuse(key, error.reason, detail, node_id or self.node_id)
 
     def detach(self, key: SequenceKey, keys: Sequence[bytes] = ()) -> None:
         """The head lets go of a sequence; `keys` find its complete blocks again."""
@@ -173,7 +174,7 @@ class StageCore:
         except Exception as err:
             log.exception("step failed")
             self._metrics.step_failures.inc()
-            self._refuse_all(items, StaleAttempt(f"the step failed: {type(err).__name__}"))
+            self._refuse_all(items, StepFailed(type(err).__name__))
             return
         finally:
             self.table.end_step()

@@ -200,7 +200,7 @@ async def test_heads_share_a_step_and_get_their_own_part(bench: Bench) -> None:
     ("error", "reason", "failures"),
     [
         (InvalidBatch("too odd"), InvalidBatch.reason, 0),
-        (ZeroDivisionError("inside a kernel"), "STALE_ATTEMPT", 1),
+        (ZeroDivisionError("inside a kernel"), "STEP_FAILED", 1),
     ],
     ids=["world error", "bug"],
 )
