@@ -16,6 +16,10 @@ threads: one compute thread calls a `Stage`, synchronously.
 | step_plan   | what one ragged step reads and writes, computed once for all layers      |
 | attention   | the attention function that model definitions of `transformers` call     |
 | padding     | how many rows a step is padded to, and why (no torch)                    |
+| activations | SiLU and GELU whose last bits do not depend on row counts                |
+| quantise    | `Int8Linear`: int8 linear layers on a CPU, each row by itself            |
+| smoothing   | evens out channels before weights become int8, from weights alone        |
+| filling     | gives a model definition its weights: checks, parameters, int8 layers    |
 | loading     | `FolderSource`, `StageOptions`, `load_stage`                             |
 | stage       | `Row`, `StageBatch`, `Stage.forward`                                     |
 | sampling    | `SamplingSpec`, `SamplingState`, `sample`                                |

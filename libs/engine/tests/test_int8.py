@@ -81,19 +81,18 @@ def test_decode_steps_are_bitwise_the_same_beside_a_broken_row(
     assert not torch.isfinite(together.logits[1]).any()
 
 
-@pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "tie"),
+    [*((name, False) for name in ARCHITECTURES), ("Gemma2ForCausalLM", True)],
+)
 def test_splits_are_bitwise_the_whole(
     checkpoint: CheckpointMaker, architecture: str, tie: bool
 ) -> None:
     folder = checkpoint(architecture, tie_word_embeddings=tie)
     prompts = [prompt_of(23), prompt_of(5, seed=1)]
-    whole = Chain(folder, (0, 4), INT8)
-    expected = step_of(whole, prompts)
-    for cuts in ((0, 1, 4), (0, 2, 3, 4)):
-        chain = Chain(folder, cuts, INT8)
-        assert torch.equal(step_of(chain, prompts), expected), cuts
-        assert chain.greedy(prompts[0], 12) == whole.greedy(prompts[0], 12), cuts
+    whole, split = Chain(folder, (0, 4), INT8), Chain(folder, (0, 2, 3, 4), INT8)
+    assert torch.equal(step_of(split, prompts), step_of(whole, prompts))
+    assert split.greedy(prompts[0], 8) == whole.greedy(prompts[0], 8)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
