@@ -1,12 +1,26 @@
 from shoal.common.v1 import chat_pb2 as _chat_pb2
 from shoal.worker.v1 import pipeline_pb2 as _pipeline_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ModelReadiness(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_READINESS_UNSPECIFIED: _ClassVar[ModelReadiness]
+    MODEL_READINESS_READY: _ClassVar[ModelReadiness]
+    MODEL_READINESS_LOADABLE: _ClassVar[ModelReadiness]
+    MODEL_READINESS_LOADING: _ClassVar[ModelReadiness]
+    MODEL_READINESS_INCOMPLETE: _ClassVar[ModelReadiness]
+MODEL_READINESS_UNSPECIFIED: ModelReadiness
+MODEL_READINESS_READY: ModelReadiness
+MODEL_READINESS_LOADABLE: ModelReadiness
+MODEL_READINESS_LOADING: ModelReadiness
+MODEL_READINESS_INCOMPLETE: ModelReadiness
 
 class PlanOpen(_message.Message):
     __slots__ = ("request_id", "model", "prompt_token_count", "max_tokens", "tenant", "session_id", "privacy", "prefix_block_hashes")
@@ -59,10 +73,12 @@ class PlanRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[PlanOpen, _Mapping]] = ..., stage_lost: _Optional[_Union[StageLost, _Mapping]] = ..., progress: _Optional[_Union[PlanProgress, _Mapping]] = ...) -> None: ...
 
 class QueuePosition(_message.Message):
-    __slots__ = ("position",)
+    __slots__ = ("position", "loading_percent")
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    LOADING_PERCENT_FIELD_NUMBER: _ClassVar[int]
     position: int
-    def __init__(self, position: _Optional[int] = ...) -> None: ...
+    loading_percent: int
+    def __init__(self, position: _Optional[int] = ..., loading_percent: _Optional[int] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("attempt", "pipeline")
@@ -85,7 +101,7 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelState(_message.Message):
-    __slots__ = ("model", "revision", "layer_count", "is_ready", "layers_missing", "context_length", "pipeline_count", "worker_count")
+    __slots__ = ("model", "revision", "layer_count", "is_ready", "layers_missing", "context_length", "pipeline_count", "worker_count", "readiness", "loading_percent", "is_loadable")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +110,9 @@ class ModelState(_message.Message):
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_COUNT_FIELD_NUMBER: _ClassVar[int]
     WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
+    LOADING_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    IS_LOADABLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     layer_count: int
@@ -102,7 +121,10 @@ class ModelState(_message.Message):
     context_length: int
     pipeline_count: int
     worker_count: int
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_count: _Optional[int] = ..., is_ready: bool = ..., layers_missing: _Optional[_Iterable[_Union[_pipeline_pb2.LayerRange, _Mapping]]] = ..., context_length: _Optional[int] = ..., pipeline_count: _Optional[int] = ..., worker_count: _Optional[int] = ...) -> None: ...
+    readiness: ModelReadiness
+    loading_percent: int
+    is_loadable: bool
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_count: _Optional[int] = ..., is_ready: bool = ..., layers_missing: _Optional[_Iterable[_Union[_pipeline_pb2.LayerRange, _Mapping]]] = ..., context_length: _Optional[int] = ..., pipeline_count: _Optional[int] = ..., worker_count: _Optional[int] = ..., readiness: _Optional[_Union[ModelReadiness, str]] = ..., loading_percent: _Optional[int] = ..., is_loadable: bool = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)

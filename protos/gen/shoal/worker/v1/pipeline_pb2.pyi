@@ -31,7 +31,7 @@ class LayerRange(_message.Message):
     def __init__(self, layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ...) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("model", "revision", "layer_start", "layer_stop", "layer_count", "state", "locator", "incarnation", "backend", "block_size_tokens", "kv_blocks_total", "kv_blocks_free", "running_count", "waiting_count", "context_length", "layer_time_us", "progress_percent", "detail", "weight_bytes")
+    __slots__ = ("model", "revision", "layer_start", "layer_stop", "layer_count", "state", "locator", "incarnation", "backend", "block_size_tokens", "kv_blocks_total", "kv_blocks_free", "running_count", "waiting_count", "context_length", "layer_time_us", "progress_percent", "detail", "weight_bytes", "idle_ms", "is_pinned", "memory_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,9 @@ class EngineStatus(_message.Message):
     PROGRESS_PERCENT_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    IS_PINNED_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     layer_start: int
@@ -70,7 +73,10 @@ class EngineStatus(_message.Message):
     progress_percent: int
     detail: str
     weight_bytes: int
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ..., layer_count: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., locator: _Optional[str] = ..., incarnation: _Optional[str] = ..., backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., context_length: _Optional[int] = ..., layer_time_us: _Optional[int] = ..., progress_percent: _Optional[int] = ..., detail: _Optional[str] = ..., weight_bytes: _Optional[int] = ...) -> None: ...
+    idle_ms: int
+    is_pinned: bool
+    memory_bytes: int
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ..., layer_count: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., locator: _Optional[str] = ..., incarnation: _Optional[str] = ..., backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., context_length: _Optional[int] = ..., layer_time_us: _Optional[int] = ..., progress_percent: _Optional[int] = ..., detail: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., idle_ms: _Optional[int] = ..., is_pinned: bool = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerBeat(_message.Message):
     __slots__ = ("node_id", "incarnation", "sequence", "agent_locator", "region", "engines", "memory_total_bytes", "memory_free_bytes", "core_count", "device", "is_leaving", "version")

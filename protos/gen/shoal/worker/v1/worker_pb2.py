@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shoal.worker.v1 import pipeline_pb2 as shoal_dot_worker_dot_v1_dot_pipeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/worker/v1/worker.proto\x12\x0fshoal.worker.v1\x1a\x1eshoal/worker/v1/pipeline.proto\"Y\n\x0bLoadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0blayer_start\x18\x03 \x01(\r\x12\x12\n\nlayer_stop\x18\x04 \x01(\r\"=\n\x0cLoadResponse\x12-\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1d.shoal.worker.v1.EngineStatus\"m\n\rUnloadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0blayer_start\x18\x03 \x01(\r\x12\x12\n\nlayer_stop\x18\x04 \x01(\r\x12\x10\n\x08\x64rain_ms\x18\x05 \x01(\r\"\x10\n\x0eUnloadResponse\"\x12\n\x10GetStatusRequest\">\n\x11GetStatusResponse\x12)\n\x04\x62\x65\x61t\x18\x01 \x01(\x0b\x32\x1b.shoal.worker.v1.WorkerBeat2\xf3\x01\n\rWorkerService\x12\x43\n\x04Load\x12\x1c.shoal.worker.v1.LoadRequest\x1a\x1d.shoal.worker.v1.LoadResponse\x12I\n\x06Unload\x12\x1e.shoal.worker.v1.UnloadRequest\x1a\x1f.shoal.worker.v1.UnloadResponse\x12R\n\tGetStatus\x12!.shoal.worker.v1.GetStatusRequest\x1a\".shoal.worker.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/worker/v1/worker.proto\x12\x0fshoal.worker.v1\x1a\x1eshoal/worker/v1/pipeline.proto\"o\n\x0bLoadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0blayer_start\x18\x03 \x01(\r\x12\x12\n\nlayer_stop\x18\x04 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\"=\n\x0cLoadResponse\x12-\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1d.shoal.worker.v1.EngineStatus\"m\n\rUnloadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0blayer_start\x18\x03 \x01(\r\x12\x12\n\nlayer_stop\x18\x04 \x01(\r\x12\x10\n\x08\x64rain_ms\x18\x05 \x01(\r\"\x10\n\x0eUnloadResponse\"\x12\n\x10GetStatusRequest\">\n\x11GetStatusResponse\x12)\n\x04\x62\x65\x61t\x18\x01 \x01(\x0b\x32\x1b.shoal.worker.v1.WorkerBeat2\xf3\x01\n\rWorkerService\x12\x43\n\x04Load\x12\x1c.shoal.worker.v1.LoadRequest\x1a\x1d.shoal.worker.v1.LoadResponse\x12I\n\x06Unload\x12\x1e.shoal.worker.v1.UnloadRequest\x1a\x1f.shoal.worker.v1.UnloadResponse\x12R\n\tGetStatus\x12!.shoal.worker.v1.GetStatusRequest\x1a\".shoal.worker.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.worker.v1.worker_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOADREQUEST']._serialized_start=81
-  _globals['_LOADREQUEST']._serialized_end=170
-  _globals['_LOADRESPONSE']._serialized_start=172
-  _globals['_LOADRESPONSE']._serialized_end=233
-  _globals['_UNLOADREQUEST']._serialized_start=235
-  _globals['_UNLOADREQUEST']._serialized_end=344
-  _globals['_UNLOADRESPONSE']._serialized_start=346
-  _globals['_UNLOADRESPONSE']._serialized_end=362
-  _globals['_GETSTATUSREQUEST']._serialized_start=364
-  _globals['_GETSTATUSREQUEST']._serialized_end=382
-  _globals['_GETSTATUSRESPONSE']._serialized_start=384
-  _globals['_GETSTATUSRESPONSE']._serialized_end=446
-  _globals['_WORKERSERVICE']._serialized_start=449
-  _globals['_WORKERSERVICE']._serialized_end=692
+  _globals['_LOADREQUEST']._serialized_end=192
+  _globals['_LOADRESPONSE']._serialized_start=194
+  _globals['_LOADRESPONSE']._serialized_end=255
+  _globals['_UNLOADREQUEST']._serialized_start=257
+  _globals['_UNLOADREQUEST']._serialized_end=366
+  _globals['_UNLOADRESPONSE']._serialized_start=368
+  _globals['_UNLOADRESPONSE']._serialized_end=384
+  _globals['_GETSTATUSREQUEST']._serialized_start=386
+  _globals['_GETSTATUSREQUEST']._serialized_end=404
+  _globals['_GETSTATUSRESPONSE']._serialized_start=406
+  _globals['_GETSTATUSRESPONSE']._serialized_end=468
+  _globals['_WORKERSERVICE']._serialized_start=471
+  _globals['_WORKERSERVICE']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

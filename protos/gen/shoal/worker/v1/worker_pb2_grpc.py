@@ -55,7 +55,8 @@ class WorkerServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Load(self, request, context):
-        """Starts fetching and loading; returns at once. Idempotent: the same range again is a no-op.
+        """Starts fetching and loading; returns at once. Idempotent: the same range again is a no-op, but
+        for an engine that failed, which is started again at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,23 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ModelAnnouncement(_message.Message):
+    __slots__ = ("store_id", "model", "revision", "layer_count", "context_length", "weight_bytes", "parameter_count")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    model: str
+    revision: str
+    layer_count: int
+    context_length: int
+    weight_bytes: int
+    parameter_count: int
+    def __init__(self, store_id: _Optional[str] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_count: _Optional[int] = ..., context_length: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., parameter_count: _Optional[int] = ...) -> None: ...
