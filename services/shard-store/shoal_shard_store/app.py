@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from shoal.shard_store.v1 import shard_store_pb2_grpc as pb_grpc
 from shoal_common import log as shoal_log
 from shoal_common import trace
 from shoal_common.app import run_service, until_signal, write_ready_file
+from shoal_common.bus import Bus, NatsBus
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import ShoalError
+from shoal_common.ids import new_incarnation
 from shoal_common.metrics import new_registry
 from shoal_common.rpc import RpcServer
 from shoal_common.settings import load
 from shoal_common.side import SideServer
+from shoal_shard_store.announcer import Announcer, Shelf
 from shoal_shard_store.blob_store import BlobStore
 from shoal_shard_store.catalog import Catalog
 from shoal_shard_store.importer import Importer
@@ -49,10 +53,15 @@ async def run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
+async def serving(
+    settings: Settings,
+    connect: Callable[[], Awaitable[Bus]] | None = None,
+    clock: Clock | None = None,
+) -> AsyncIterator[str]:
     """The whole service while the block runs; yields the bound gRPC address.
 
     `/readyz` turns ready once the configured folders were imported; requests are answered before.
+    connect: to the bus that announcements go to; without it, to NATS as the settings say.
     """
     data_dir = settings.fleet.data_dir
     registry = new_registry()
@@ -60,7 +69,17 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
     removed = await asyncio.to_thread(blobs.remove_unfinished)
     catalog = Catalog(data_dir / "manifests")
     importer = Importer(blobs, catalog, settings.shard_size_bytes)
-    servicer = ShardStoreRpc(blobs, catalog, importer, settings.allowed_roots, Metrics(registry))
+    metrics = Metrics(registry)
+    announcer = Announcer(
+        connect or (lambda: connect_nats(settings)),
+        Shelf(blobs, catalog, new_incarnation()),
+        clock or SystemClock(),
+        settings.announce_interval_s,
+        metrics.announcements,
+    )
+    servicer = ShardStoreRpc(
+        blobs, catalog, importer, settings.allowed_roots, metrics, announcer.announce_now
+    )
     server = RpcServer(
         settings.listen_address,
         token=settings.fleet.secret_token(),
@@ -76,10 +95,18 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         address = await server.start()
         write_ready_file(settings.ready_file, grpc=address, side=side_address, http="")
         log.info("shard-store listening", extra={"address": address, "unfinished_removed": removed})
+        stack.push_async_callback(_end, asyncio.create_task(announcer.run()))
         imports = asyncio.create_task(import_configured(importer, settings, is_ready))
+        imports.add_done_callback(lambda _: announcer.announce_now())
         stack.push_async_callback(_end, imports)
         stack.callback(is_ready.clear)
         yield address
+
+
+async def connect_nats(settings: Settings) -> Bus:
+    """The fleet's bus. Raises Unavailable."""
+    token = settings.fleet.secret_token()
+    return await NatsBus.connect(settings.fleet.nats_url, token=token, name="shard-store")
 
 
 async def import_configured(

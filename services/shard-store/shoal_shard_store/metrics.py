@@ -18,6 +18,9 @@ class Metrics:
         self.blobs_corrupt = counter(
             registry, _SERVICE, "corrupt_reads", "Reads refused because the blob is in quarantine."
         )
+        self.announcements = counter(
+            registry, _SERVICE, "announcements", "Announcements by outcome.", ("outcome",)
+        )
         self.imports_open = gauge(
             registry, _SERVICE, "imports_open", "Imports that run or wait for their turn."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,12 +34,14 @@ class ShardStoreRpc(pb_grpc.ShardStoreServiceServicer):
         importer: Importer,
         roots: tuple[Path, ...],
         metrics: Metrics,
+        on_import: Callable[[], None] = lambda: None,
     ) -> None:
         self._blobs = blobs
         self._catalog = catalog
         self._importer = importer
         self._roots = roots
         self._metrics = metrics
+        self._on_import = on_import
 
     async def ImportModel(
         self, request: pb.ImportModelRequest, context: _Context
@@ -50,6 +52,8 @@ class ShardStoreRpc(pb_grpc.ShardStoreServiceServicer):
             folder = await asyncio.to_thread(allowed_folder, request.path, self._roots)
             async with aclosing(self._importer.run(folder, request.model)) as steps:
                 async for progress in steps:
+                    if progress.is_complete:
+                        self._on_import()
                     yield _progress(progress)
 
     async def ListModels(

@@ -18,6 +18,8 @@ class Settings(ServiceSettings, service="shard_store"):
     """Folders below which `ImportModel` may read; empty refuses every folder but `import_paths`."""
     import_paths: tuple[ExpandedPath, ...] = ()
     """Model folders that are imported when the service starts."""
+    announce_interval_s: float = Field(default=2.0, gt=0, le=60)
+    """Seconds between two announcements of what can be loaded from here."""
 
     @property
     def shard_size_bytes(self) -> int:
