@@ -104,7 +104,8 @@ class TokenTable:
         if not eos_token_ids:
             raise InvalidGrammar("the model's files name no end-of-sequence token")
         self.vocab_size = vocab_size
-        self.eos_token_ids = np.array(sorted(set(eos_token_ids)), dtype=np.int64)
+        self.ends = frozenset(eos_token_ids)
+        self.eos_token_ids = np.array(sorted(self.ends), dtype=np.int64)
         try:
             self.tokenizer = LLTokenizer(
                 tokenizer_json, n_vocab=vocab_size, eos_token=self.eos_token_ids.tolist()
@@ -183,7 +184,11 @@ class GrammarState:
         self._matcher = matcher
         self._eos_token_ids = table.eos_token_ids
         self._vocab_size = table.vocab_size
-        self._mask = np.zeros(-(-table.vocab_size // 32), dtype=np.int32)
+        self._ends = table.ends
+        mask = np.zeros(-(-table.vocab_size // 32), dtype=np.int32)
+        self._mask_bytes = mask.view(np.uint8)
+        # Asking numpy for an address takes as long as many a mask.
+        self._mask_place = (mask.ctypes.data, mask.nbytes)
         self._has_ended = False
 
     def allowed_ids(self) -> Ids:
@@ -191,11 +196,11 @@ class GrammarState:
         reply is complete. Raises InvalidGrammar when it is too costly to tell."""
         if self._has_ended:
             return self._eos_token_ids
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(*self._mask_place)
         if self._matcher.is_error():
             raise InvalidGrammar(self._failure())
-        bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._vocab_size)
-        ids: Ids = np.flatnonzero(bits)
+        bits = np.unpackbits(self._mask_bytes, count=self._vocab_size, bitorder="little")
+        ids: Ids = bits.view(np.bool_).nonzero()[0]
         if not ids.shape[0]:
             raise InvalidGrammar("the model's vocabulary cannot write what it asks for")
         return ids
@@ -204,7 +209,7 @@ class GrammarState:
         """The reply goes on with this token. Raises InvalidGrammar when it must not."""
         if self._has_ended:
             return
-        if token_id in self._eos_token_ids:
+        if token_id in self._ends:
             if not self._matcher.is_accepting():
                 raise InvalidGrammar("the reply ended before it was complete")
             self._has_ended = True

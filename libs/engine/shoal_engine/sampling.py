@@ -206,16 +206,16 @@ def _sample_constrained(
     except ShoalError as err:
         return Sampled(NO_TOKEN, failure=err)
     spec = state.spec
-    raw = row.cpu().numpy()[allowed]
-    if spec.temperature == 0 and not spec.changes_logits:
-        token_id = int(allowed[raw.argmax()])
-    else:
+    near_tie = False
+    if spec.temperature == 0:
+        raw = row.cpu().numpy()[allowed]
+        best = raw.argmax()
+        token_id = int(allowed[best])
+        first, raw[best] = raw[best], -np.inf
+        near_tie = bool(first - raw.max() < NEAR_TIE)
+    if spec.temperature > 0 or spec.changes_logits:
         token_id = _choose(row, state, position, allowed)
     logprob, top = _logprobs(row, token_id, spec.logprobs)
-    near_tie = False
-    if spec.temperature == 0 and raw.shape[0] > 1:
-        second, first = np.partition(raw, -2)[-2:]
-        near_tie = bool(first - second < NEAR_TIE)
     return Sampled(token_id, logprob, top, near_tie)
 
 
