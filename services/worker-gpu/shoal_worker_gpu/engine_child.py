@@ -11,6 +11,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,8 +123,12 @@ class EngineChild:
         try:
             model = await self._fetch()
             self._status.state = pipeline_pb2.ENGINE_STATE_LOADING
-            backend = await asyncio.to_thread(self._load, model)
-            await self._compute(backend)
+            # The thread that loads also computes: each thread that calls torch gets a team of
+            # helper threads of its own, and two teams wait for each other's cores.
+            thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+            loop = asyncio.get_running_loop()
+            backend = await loop.run_in_executor(thread, self._load, model)
+            await self._compute(backend, thread)
         except ShoalError as err:
             self._fail(err.reason, str(err))
         except asyncio.CancelledError:
@@ -189,7 +194,7 @@ class EngineChild:
         )
         return TorchShard(stage)
 
-    async def _compute(self, backend: Backend) -> None:
+    async def _compute(self, backend: Backend, thread: ThreadPoolExecutor) -> None:
         """Wire the loaded engine and run it."""
         engine = build_engine(
             backend,
@@ -203,6 +208,7 @@ class EngineChild:
             ),
             self._metrics,
             self._clock,
+            thread,
         )
         self._rpc.engine = engine
         self._status.state = pipeline_pb2.ENGINE_STATE_READY
@@ -255,7 +261,12 @@ def head_limits(settings: Settings, context_length: int) -> HeadLimits:
 
 
 def build_engine(
-    backend: Backend, settings: Settings, speaker: Speaker, metrics: EngineMetrics, clock: Clock
+    backend: Backend,
+    settings: Settings,
+    speaker: Speaker,
+    metrics: EngineMetrics,
+    clock: Clock,
+    compute: ThreadPoolExecutor | None = None,
 ) -> Engine:
     """The parts of one engine, connected; nothing runs yet."""
     core = StageCore(
@@ -267,6 +278,7 @@ def build_engine(
         queue_items_max=settings.step_queue_max,
         row_budget=settings.step_row_budget,
         prefix_ttl_s=settings.session_kv_ttl_s,
+        compute=compute,
     )
     outlet = StageOutlet(core)
     links = LinkPool(speaker, outlet, clock)

@@ -64,7 +64,9 @@ class StageCore:
         queue_items_max: int,
         row_budget: int,
         prefix_ttl_s: float = 600.0,
+        compute: ThreadPoolExecutor | None = None,
     ) -> None:
+        """compute: one thread that runs the backend; best the one that has loaded it."""
         self.backend = backend
         self.node_id = node_id
         self.incarnation = incarnation
@@ -75,7 +77,7 @@ class StageCore:
         self._clock = clock
         self._metrics = metrics
         self._queue = StepQueue(queue_items_max, row_budget)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._executor = compute or ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     @property
     def queue_length(self) -> int:
