@@ -192,7 +192,7 @@ class EngineChild:
             "memory divided",
             extra={"weight_bytes": plan.weight_bytes, "kv_blocks": blocks},
         )
-        return TorchShard(stage)
+        return TorchShard(stage, model.folder)
 
     async def _compute(self, backend: Backend, thread: ThreadPoolExecutor) -> None:
         """Wire the loaded engine and run it."""

@@ -45,7 +45,7 @@ def torch_nodes(folder: Path, cuts: Sequence[int], settings: Settings) -> list[N
     options = StageOptions(kv_blocks=32, strict_exact=settings.strict_exact, threads=1)
     return [
         Node(
-            TorchShard(load_stage(folder, LayerRange(start, stop), options)),
+            TorchShard(load_stage(folder, LayerRange(start, stop), options), folder),
             settings,
             f"worker-{index}",
         )

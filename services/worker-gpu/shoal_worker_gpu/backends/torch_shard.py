@@ -17,10 +17,10 @@ from shoal_worker_gpu.backends.base import StepInput, StepOutput, StepRow
 class TorchShard:
     """A `shoal_engine.Stage` that speaks bytes and token ids."""
 
-    def __init__(self, stage: Stage, model_folder: Path | None = None) -> None:
-        """model_folder: where the model's tokenizer.json lies; without it, no grammars."""
+    def __init__(self, stage: Stage, model_folder: Path) -> None:
+        """model_folder: where the model's tokenizer.json lies, for grammars."""
         self._stage = stage
-        self.model_folder = model_folder
+        self.model_folder: Path | None = model_folder
         shape = stage.shape
         self.layer_start = stage.layers.start
         self.layer_stop = stage.layers.stop
