@@ -315,6 +315,7 @@ async def run_engine(engine: Engine) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(engine.core.run())
             tasks.create_task(engine.core.watch_leases(_LEASE_WATCH_S))
+            tasks.create_task(engine.core.watch_progress())
             tasks.create_task(engine.head.run())
     finally:
         await engine.grammars.close()

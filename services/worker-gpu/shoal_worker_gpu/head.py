@@ -26,6 +26,7 @@ from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
 from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name, stage_name
+from shoal_worker_gpu.progress import NO_PROGRESS
 from shoal_worker_gpu.reservation import Grant, Reservations
 from shoal_worker_gpu.scheduler import StepLimits, choose_rows
 from shoal_worker_gpu.sequence import SequenceKey
@@ -455,7 +456,7 @@ class Head:
                 if run.overdue_s() > 0 and run.route:
                     suspect = run.stages[-1]
                     log.warning("step overdue", extra={"peer": suspect.node_id})
-                    self.stage_lost(suspect, "no progress within the deadline of a step")
+                    self.stage_lost(suspect, NO_PROGRESS)
 
     async def _renew_leases(self) -> None:
         while True:

@@ -12,13 +12,11 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
 from shoal_worker_gpu.links import DownstreamLink, LinkPool, ResultsReader, Speaker
 from shoal_worker_gpu.pipeline_name import pipeline_name
+from shoal_worker_gpu.progress import ProgressDeadline
 from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.step_cost import StepCost
 
-_PROGRESS_FLOOR_S = 2.0
-_PROGRESS_FACTOR = 4.0
-_UNMEASURED_S = 30.0
-_TIME_WEIGHT = 0.2
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ class PipelineRun:
         self._clock = clock
         self._flying: dict[int, FlyingStep] = {}
         self._next_step_id = 1
-        self._token_time_s = 0.0
-        self._step_time_s = 0.0
+        self._deadline = ProgressDeadline()
 
     @property
     def depth(self) -> int:
@@ -114,7 +111,7 @@ class PipelineRun:
         step = self._flying.pop(step_id, None)
         self.left_head(step_id)
         if step is not None:
-            self._measure(step)
+            self._deadline.observe(self._clock.monotonic() - step.sent_at, step.token_count)
             slowest_us = max((timing.compute_us for timing in timings), default=0)
             if slowest_us:
                 self.cost.observe(step.decode_rows, step.prompt_tokens, slowest_us)
@@ -130,24 +127,11 @@ class PipelineRun:
     def overdue_s(self) -> float:
         """Seconds beyond the progress deadline of the oldest step, 0 when none is late.
 
-        The deadline is max(2 s, 4 x the predicted time): a prediction from what was measured.
+        A stage that hangs in a step tells of itself first, by name; this finds what told nothing.
         """
         now = self._clock.monotonic()
-        late = 0.0
-        for step in self._flying.values():
-            if self._step_time_s:
-                predicted = self._step_time_s + self._token_time_s * step.token_count
-                allowed = max(_PROGRESS_FLOOR_S, _PROGRESS_FACTOR * predicted * self.depth)
-            else:
-                allowed = _UNMEASURED_S
-            late = max(late, now - step.sent_at - allowed)
-        return late
-
-    def _measure(self, step: FlyingStep) -> None:
-        took_s = self._clock.monotonic() - step.sent_at
-        per_token_s = took_s / step.token_count
-        weight = _TIME_WEIGHT if self._step_time_s else 1.0
-        self._step_time_s += weight * (took_s - self._step_time_s)
-        self._token_time_s = max(
-            per_token_s, self._token_time_s + weight * (per_token_s - self._token_time_s)
+        late_s = (
+            now - step.sent_at - _GRACE_S - self._deadline.allowed_s(step.token_count, self.depth)
+            for step in self._flying.values()
         )
+        return max(0.0, *late_s, 0.0)

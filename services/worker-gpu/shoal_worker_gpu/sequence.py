@@ -162,6 +162,11 @@ class SequenceTable:
             self._pool.detach(entry.kv, entry.keys)
         return entry
 
+    @property
+    def computing(self) -> frozenset[SequenceKey]:
+        """The sequences of the step that is being computed now."""
+        return self._computing
+
     def begin_step(self, keys: Iterable[SequenceKey]) -> None:
         """The compute thread reads these sequences' KV until `end_step`: it outlives a detach."""
         assert not self._computing, "one step at a time"

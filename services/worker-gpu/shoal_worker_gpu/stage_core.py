@@ -20,6 +20,7 @@ from shoal_engine.sampling import Sampled
 from shoal_worker_gpu.backends.base import Backend, StepInput, StepOutput, StepRow
 from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt, StepFailed
 from shoal_worker_gpu.metrics import EngineMetrics
+from shoal_worker_gpu.progress import NO_PROGRESS, ProgressDeadline
 from shoal_worker_gpu.sequence import SequenceKey, SequenceTable, StageSequence
 from shoal_worker_gpu.step_queue import StepQueue, WorkItem, WorkRow
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _F32_BYTES = 4
 _LAYER_TIME_WEIGHT = 0.1
+_WATCH_INTERVAL_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class StageCore:
         self.table = SequenceTable(backend, clock)
         self.layer_time_us = 0.0
         self.outlet: Outlet | None = None
+        self._deadline = ProgressDeadline()
+        self._overdue_at: float | None = None
         self._prefix_ttl_s = prefix_ttl_s
         self._clock = clock
         self._metrics = metrics
@@ -165,6 +169,8 @@ class StageCore:
         if not items:
             return
         started = self._clock.monotonic()
+        token_count = sum(item.token_count for item in items)
+        self._overdue_at = started + self._deadline.allowed_s(token_count)
         step = self._step_input(items)
         loop = asyncio.get_running_loop()
         self.table.begin_step(row.key for item in items for row in item.rows)
@@ -180,7 +186,9 @@ class StageCore:
             return
         finally:
             self.table.end_step()
+            self._overdue_at = None
         compute_us = int((self._clock.monotonic() - started) * 1e6)
+        self._deadline.observe(compute_us / 1e6, token_count)
         self._measure(step, compute_us)
         self._hand_on(items, output, started, compute_us)
 
@@ -249,6 +257,17 @@ class StageCore:
                 )
             )
             token_start, row_start = token_stop, row_stop
+
+    async def watch_progress(self) -> None:
+        """End, for ever, the sequences of a step that does not: this stage names itself."""
+        while True:
+            await self._clock.sleep(_WATCH_INTERVAL_S)
+            if self._overdue_at is None or self._clock.monotonic() < self._overdue_at:
+                continue
+            self._overdue_at = None
+            log.error("step overdue", extra={"sequences": len(self.table.computing)})
+            for key in self.table.computing:
+                self.refuse(key, StageFailed(self.node_id, NO_PROGRESS))
 
     async def watch_leases(self, interval_s: float) -> None:
         """Free, for ever, the KV of heads that went silent and prefixes nobody uses any more."""
