@@ -76,7 +76,9 @@ class Filler:
         held: dict[str, torch.Tensor] = {}
         if layers.is_first:
             held[EMBEDDING] = self._embed()
-        blocks = [block for layer in range(layers.start, layers.stop) for block in self._of(layer)]
+        blocks = []
+        for layer in range(layers.start, layers.stop):
+            blocks += blocks_of(self._model, layer)
         if layers.is_last(shape.layer_count):
             blocks.append(head_block())
         done = {EMBEDDING}
@@ -85,9 +87,6 @@ class Filler:
         for target in self._wanted:
             if target not in done:
                 done |= self._fill_module(target.rpartition(".")[0])
-
-    def _of(self, layer: int) -> list[Block]:
-        return blocks_of(self._model, layer)
 
     def _embed(self) -> torch.Tensor:
         weight = self._read(EMBEDDING)
