@@ -33,6 +33,8 @@ class Ticket:
     pipeline: Pipeline | None = None
     error: ShoalError | None = None
     position: int = 0
+    loading_percent: int | None = None
+    """Set while the model is being loaded for those who wait."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def may_use(self, pipeline: Pipeline) -> bool:
@@ -126,6 +128,7 @@ class Admission:
         ticket.pipeline = pipeline
         ticket.attempt += 1
         ticket.position = 0
+        ticket.loading_percent = None
         ticket.changed.set()
 
     def _set_queue(self, model: str, queue: list[Ticket]) -> None:

@@ -19,9 +19,13 @@ from shoal_common.settings import load
 from shoal_common.side import SideServer
 from shoal_router import beats
 from shoal_router.admission import Admission
-from shoal_router.errors import MalformedBeat
+from shoal_router.announcements import SUBJECT as ANNOUNCEMENTS
+from shoal_router.announcements import Announcements, parse_announcement
+from shoal_router.errors import MalformedAnnouncement, MalformedBeat
 from shoal_router.fleet_view import BeatOutcome, FleetView
+from shoal_router.loading import MIB, LoadOptions, Loads
 from shoal_router.metrics import Metrics
+from shoal_router.peers import Agents, GrpcAgents
 from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
 from shoal_router.rpc import RouterRpc
@@ -61,10 +65,13 @@ class Router:
 
 
 @asynccontextmanager
-async def running(settings: Settings, bus: Bus, clock: Clock) -> AsyncIterator[Router]:
+async def running(
+    settings: Settings, bus: Bus, clock: Clock, agents: Agents | None = None
+) -> AsyncIterator[Router]:
     """The router while the context is open. Leaving it drains the plans, then stops listening.
 
-    bus: connected; stays open. It is ready once it hears beats and serves.
+    bus: connected; stays open. It is ready once it hears beats and serves. agents: whom orders to
+    load go to, over gRPC unless said.
     """
     metrics = Metrics(new_registry())
     view = FleetView(
@@ -75,7 +82,16 @@ async def running(settings: Settings, bus: Bus, clock: Clock) -> AsyncIterator[R
         node_count_max=settings.node_count_max,
     )
     admission = Admission(in_flight_max=settings.in_flight_max, waiting_max=settings.waiting_max)
-    planner = Planner(view, admission, clock, _planner_options(settings))
+    announcements = Announcements(clock, settings.announce_timeout_s)
+    loads = Loads(
+        view,
+        announcements,
+        agents or GrpcAgents(settings.fleet.secret_token(), settings.load_call_timeout_s),
+        clock,
+        _load_options(settings),
+        metrics,
+    )
+    planner = Planner(view, admission, clock, _planner_options(settings), announcements, loads)
     metrics.watch(view, admission)
     servicer = RouterRpc(planner, view, metrics, clock, open_timeout_s=settings.open_timeout_s)
     server = RpcServer(
@@ -88,7 +104,7 @@ async def running(settings: Settings, bus: Bus, clock: Clock) -> AsyncIterator[R
         servicer,
         "shoal.router.v1.RouterService",
     )
-    listener = BeatListener(view, planner, metrics)
+    listener = Listener(view, announcements, planner, metrics)
     is_ready = False
     async with AsyncExitStack() as stack:
         side = SideServer(settings.side_address, metrics.registry, lambda: is_ready)
@@ -96,6 +112,9 @@ async def running(settings: Settings, bus: Bus, clock: Clock) -> AsyncIterator[R
         stack.push_async_callback(side.stop)
         subscription = await bus.subscribe(beats.SUBJECT, listener.on_beat, queue_size=4096)
         stack.push_async_callback(subscription.stop)
+        heard = await bus.subscribe(ANNOUNCEMENTS, listener.on_announcement, queue_size=4096)
+        stack.push_async_callback(heard.stop)
+        stack.push_async_callback(loads.close)
         ticker = asyncio.create_task(tick(planner, clock, settings.tick_s))
         stack.push_async_callback(_cancelled, ticker)
         grpc_address = await server.start()
@@ -107,11 +126,14 @@ async def running(settings: Settings, bus: Bus, clock: Clock) -> AsyncIterator[R
             is_ready = False
 
 
-class BeatListener:
-    """Takes beats from the bus into the view; what is no beat is counted and dropped."""
+class Listener:
+    """Takes beats and announcements from the bus; what is neither is counted and dropped."""
 
-    def __init__(self, view: FleetView, planner: Planner, metrics: Metrics) -> None:
+    def __init__(
+        self, view: FleetView, announcements: Announcements, planner: Planner, metrics: Metrics
+    ) -> None:
         self._view = view
+        self._announcements = announcements
         self._planner = planner
         self._metrics = metrics
 
@@ -124,6 +146,16 @@ class BeatListener:
             return
         self._metrics.count_beat(self._view.hear(beat))
         self._planner.refresh()
+
+    async def on_announcement(self, subject: str, payload: bytes) -> None:
+        try:
+            announcement = parse_announcement(payload)
+        except MalformedAnnouncement as err:
+            self._metrics.count_announcement(is_malformed=True)
+            log.warning("announcement malformed", extra={"detail": str(err)})
+            return
+        self._metrics.count_announcement(is_malformed=False)
+        self._announcements.hear(announcement)
 
 
 async def tick(planner: Planner, clock: Clock, tick_s: float) -> None:
@@ -139,6 +171,14 @@ async def tick(planner: Planner, clock: Clock, tick_s: float) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _load_options(settings: Settings) -> LoadOptions:
+    return LoadOptions(
+        wait_s=settings.load_wait_s,
+        retry_s=settings.load_retry_s,
+        overhead_bytes=settings.load_overhead_mb * MIB,
+    )
 
 
 def _planner_options(settings: Settings) -> PlannerOptions:

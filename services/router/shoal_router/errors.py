@@ -2,7 +2,8 @@
 
 ShoalError
 ├── InvalidRequest
-│   └── MalformedBeat         a beat that no worker of ours would send; counted and dropped
+│   ├── MalformedBeat         a beat that no worker of ours would send; counted and dropped
+│   └── MalformedAnnouncement the same of a shard-store's word
 ├── Overloaded
 │   └── QueueFull             more plans wait for the model than the queue holds
 └── Unavailable
@@ -11,7 +12,8 @@ ShoalError
     └── PlanUnavailable
         ├── LayersMissing     ranges that no ready worker holds
         ├── RangesDoNotJoin   every layer is held, but no ranges meet end to end
-        └── NoOtherPipeline   the stages that were lost have no substitute
+        ├── NoOtherPipeline   the stages that were lost have no substitute
+        └── LoadFailed        nobody holds it, and no worker could load it
 """
 
 from __future__ import annotations
@@ -28,6 +30,13 @@ def ranges_text(ranges: Sequence[range]) -> str:
 
 class MalformedBeat(InvalidRequest):
     """Bytes on a beat subject that are no valid beat."""
+
+
+class MalformedAnnouncement(InvalidRequest):
+    """Bytes on an announcement's subject that are no valid announcement."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the announcement is refused: {problem}")
 
 
 class QueueFull(Overloaded):
@@ -87,4 +96,14 @@ class NoOtherPipeline(PlanUnavailable):
     def __init__(self, model: str, node_ids: Sequence[str]) -> None:
         super().__init__(
             f"no pipeline of '{model}' is left without {', '.join(node_ids)}: try again"
+        )
+
+
+class LoadFailed(PlanUnavailable):
+    """A model that could be loaded was not; asking again before `retry_in_s` tries nothing."""
+
+    def __init__(self, model: str, detail: str, retry_in_s: float) -> None:
+        super().__init__(
+            f"model '{model}' could not be loaded: {detail}; it is tried again in "
+            f"{max(1, round(retry_in_s))} s at the earliest"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from prometheus_client import CollectorRegistry
 
 from shoal_common.metrics import RequestMetrics, counter, gauge, histogram
@@ -11,11 +13,25 @@ from shoal_router.fleet_view import BeatOutcome, FleetView
 SERVICE = "router"
 
 
+class LoadOutcome(Enum):
+    """How a load that somebody waited for ended, as counted."""
+
+    LOADED = "loaded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+
+
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = RequestMetrics(registry, SERVICE)
         self._beats = counter(registry, SERVICE, "beats", "Beats by outcome.", ("outcome",))
+        self._loads = counter(
+            registry, SERVICE, "loads", "Models loaded on demand, by outcome.", ("outcome",)
+        )
+        self._announcements = counter(
+            registry, SERVICE, "announcements", "Announced models by outcome.", ("outcome",)
+        )
         self._plans = counter(registry, SERVICE, "plans", "Plans handed out.", ("kind",))
         self._wait = histogram(
             registry, SERVICE, "plan_wait_seconds", "From opening a plan stream to its first plan."
@@ -35,6 +51,12 @@ class Metrics:
 
     def count_beat(self, outcome: BeatOutcome) -> None:
         self._beats.labels(outcome.value).inc()
+
+    def count_load(self, outcome: LoadOutcome) -> None:
+        self._loads.labels(outcome.value).inc()
+
+    def count_announcement(self, *, is_malformed: bool) -> None:
+        self._announcements.labels("malformed" if is_malformed else "heard").inc()
 
     def count_plan(self, attempt: int, waited_s: float) -> None:
         self._plans.labels("first" if attempt == 1 else "replacement").inc()

@@ -9,19 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_common.clock import Clock
 from shoal_common.errors import InvalidRequest, PlanUnavailable, ShoalError, UnknownModel
 from shoal_router.admission import Admission, Ticket
+from shoal_router.announcements import Announcements
 from shoal_router.errors import (
     LayersMissing,
+    LoadFailed,
     ModelLoading,
     NoOtherPipeline,
     RangesDoNotJoin,
     RouterStarting,
 )
 from shoal_router.fleet_view import FleetView
+from shoal_router.loading import ON_THE_WAY, Loads
 from shoal_router.pipeline import (
     Costs,
     Engine,
@@ -35,7 +39,6 @@ log = logging.getLogger(__name__)
 
 # Measured layer times are looked at again this often when no engine comes or goes.
 MEASURED_FOR_S = 1.0
-_ON_THE_WAY = (pb.ENGINE_STATE_FETCHING, pb.ENGINE_STATE_LOADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,15 @@ class PlannerOptions:
     pipelines_per_model: int = 4
     plan_wait_s: float = 0.0
     starting_s: float = 3.0
+
+
+class Readiness(Enum):
+    """What a request for a model would meet."""
+
+    READY = "ready"
+    LOADING = "loading"
+    LOADABLE = "loadable"
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,9 @@ class ModelState:
     missing: tuple[range, ...]
     pipeline_count: int
     worker_count: int
+    readiness: Readiness = Readiness.INCOMPLETE
+    loading_percent: int = 0
+    is_loadable: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -67,8 +82,16 @@ class Planner:
     """Joins view, pipelines and admission. Invariant: pipelines name living engines only."""
 
     def __init__(
-        self, view: FleetView, admission: Admission, clock: Clock, options: PlannerOptions
+        self,
+        view: FleetView,
+        admission: Admission,
+        clock: Clock,
+        options: PlannerOptions,
+        announcements: Announcements,
+        loads: Loads,
     ) -> None:
+        self._announcements = announcements
+        self._loads = loads
         self._view = view
         self._admission = admission
         self._clock = clock
@@ -84,7 +107,7 @@ class Planner:
     def open(self, request_id: str, model: str) -> Ticket:
         """A ticket that runs or waits. Raises UnknownModel, Unavailable or Overloaded."""
         self.refresh()
-        if model not in self._view.models():
+        if model not in self._models():
             raise self._unknown(model)
         now_s = self._clock.monotonic()
         self._arrivals += 1
@@ -135,13 +158,17 @@ class Planner:
         if not (force or is_stale or self._view.version != self._seen_version):
             return
         self._look()
+        self._loads.review({model for model, found in self._pipelines.items() if found})
         for model in self._admission.waiting_models():
             self._serve(model)
 
     def model_states(self) -> tuple[ModelState, ...]:
-        """Every model that a worker has named in the last minute or so, by name."""
+        """Every model that can be loaded or that a worker has named in the last minute or so."""
         self.refresh()
-        return tuple(self._state(model) for model in self._view.models())
+        return tuple(self._state(model) for model in self._models())
+
+    def _models(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._view.models(), *self._announcements.models()}))
 
     def _look(self) -> None:
         engines: dict[str, list[Engine]] = {}
@@ -183,10 +210,27 @@ class Planner:
 
     def _enter(self, ticket: Ticket) -> None:
         pipelines = self.pipelines(ticket.model)
-        may_wait = self._options.plan_wait_s > 0
-        if not may_wait and not any(ticket.may_use(p) for p in pipelines):
-            raise self._why_not(ticket)
+        if not any(ticket.may_use(p) for p in pipelines):
+            is_coming = self._is_coming(ticket)
+            if not is_coming and self._options.plan_wait_s == 0:
+                raise self._why_not(ticket)
         self._admission.enter(ticket, pipelines)
+
+    def _is_coming(self, ticket: Ticket) -> bool:
+        """True while the model that a new request wants is being loaded for it.
+
+        Whoever has tokens already does not wait so long. Raises LoadFailed.
+        """
+        if ticket.attempt > 0 or self._pipelines.get(ticket.model):
+            return False
+        if not self._loads.ask(ticket.model):
+            return False
+        ticket.served_at_s = self._clock.monotonic()
+        percent = self._loads.percent(ticket.model)
+        if percent != ticket.loading_percent:
+            ticket.loading_percent = percent
+            ticket.changed.set()
+        return True
 
     def _serve(self, model: str) -> None:
         pipelines = self._pipelines.get(model, ())
@@ -195,14 +239,25 @@ class Planner:
         for ticket in self._admission.waiting(model):
             if any(ticket.may_use(p) for p in pipelines):
                 ticket.served_at_s = now_s
+                ticket.loading_percent = None
+            elif self._comes_or_fails(ticket):
+                continue
             elif now_s - ticket.served_at_s >= self._options.plan_wait_s:
                 self._admission.fail(ticket, self._why_not(ticket))
+
+    def _comes_or_fails(self, ticket: Ticket) -> bool:
+        """True when loading the ticket's model decides about it, one way or the other."""
+        try:
+            return self._is_coming(ticket)
+        except LoadFailed as err:
+            self._admission.fail(ticket, err)
+            return True
 
     def _unknown(self, model: str) -> ShoalError:
         uptime_s = self._clock.monotonic() - self._started_at_s
         if uptime_s < self._options.starting_s:
             return RouterStarting(model, uptime_s)
-        return UnknownModel(model, self._view.models())
+        return UnknownModel(model, self._models())
 
     def _why_not(self, ticket: Ticket) -> ShoalError:
         """The error that tells an operator what is missing."""
@@ -210,7 +265,7 @@ class Planner:
         if self._pipelines.get(model):
             return NoOtherPipeline(model, ticket.lost_nodes)
         living = self._view.statuses(model)
-        progress = [s.progress_percent for s in living if s.state in _ON_THE_WAY]
+        progress = [s.progress_percent for s in living if s.state in ON_THE_WAY]
         state = self._state(model)
         if progress and len(progress) == len(living):
             return ModelLoading(model, min(progress))
@@ -236,16 +291,43 @@ class Planner:
         layer_count = (
             family[0].layer_count if family else max((s.layer_count for s in statuses), default=0)
         )
+        announced = self._announcements.get(model)
+        if announced is not None and not family:
+            # Engines that start do not know yet what they will hold.
+            revision, context_length = announced.revision, announced.context_length
+            layer_count = announced.layer_count
+        else:
+            revision = family[0].revision if family else next((s.revision for s in statuses), "")
+            context_length = max((s.context_length for s in statuses), default=0)
+        readiness, percent = self._readiness(model)
         return ModelState(
             model=model,
-            revision=family[0].revision if family else next((s.revision for s in statuses), ""),
+            revision=revision,
             layer_count=layer_count,
-            context_length=min((p.context_length for p in pipelines), default=0)
-            or max((s.context_length for s in statuses), default=0),
+            context_length=min((p.context_length for p in pipelines), default=0) or context_length,
+            readiness=readiness,
+            loading_percent=percent,
+            is_loadable=announced is not None,
             missing=missing_ranges(map(_layers, family), layer_count),
             pipeline_count=len(pipelines),
             worker_count=len({e.node_id for e in family}),
         )
+
+    def _readiness(self, model: str) -> tuple[Readiness, int]:
+        """What a request would meet now, and how far a load is."""
+        if self._pipelines.get(model):
+            return Readiness.READY, 100
+        living = self._view.statuses(model)
+        on_the_way = [s.progress_percent for s in living if s.state in ON_THE_WAY]
+        percent = self._loads.percent(model)
+        if percent is not None:
+            return Readiness.LOADING, percent
+        if on_the_way:
+            return Readiness.LOADING, min(99, *on_the_way)
+        is_held = any(s.state == pb.ENGINE_STATE_READY for s in living)
+        if self._announcements.get(model) is not None and not is_held:
+            return Readiness.LOADABLE, 0
+        return Readiness.INCOMPLETE, 0
 
 
 def _layers(engine: Engine) -> range:

@@ -17,11 +17,17 @@ from shoal_router.admission import Ticket
 from shoal_router.fleet_view import FleetView
 from shoal_router.metrics import Metrics
 from shoal_router.pipeline import Pipeline
-from shoal_router.planner import ModelState, Planner
+from shoal_router.planner import ModelState, Planner, Readiness
 
 log = logging.getLogger(__name__)
 
 ID_LENGTH_MAX = 256
+_READINESS = {
+    Readiness.READY: pb.MODEL_READINESS_READY,
+    Readiness.LOADING: pb.MODEL_READINESS_LOADING,
+    Readiness.LOADABLE: pb.MODEL_READINESS_LOADABLE,
+    Readiness.INCOMPLETE: pb.MODEL_READINESS_INCOMPLETE,
+}
 
 
 class RouterRpc(router_pb2_grpc.RouterServiceServicer):
@@ -126,19 +132,21 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
         self, ticket: Ticket, reader: asyncio.Task[None]
     ) -> AsyncIterator[pb.PlanResponse]:
         """Every plan, and every place in the queue on the way to it, until the driver closes."""
-        told_attempt = told_position = 0
+        told_attempt = 0
+        told_place: tuple[int, int | None] = (0, None)
         while not reader.done():
             if ticket.error is not None:
                 raise ticket.error
             if ticket.pipeline is not None and ticket.attempt != told_attempt:
-                told_attempt, told_position = ticket.attempt, 0
+                told_attempt, told_place = ticket.attempt, (0, None)
                 waited_s = self._clock.monotonic() - ticket.opened_at_s
                 self._metrics.count_plan(ticket.attempt, waited_s)
                 plan = pb.Plan(attempt=ticket.attempt, pipeline=pipeline_message(ticket.pipeline))
                 yield pb.PlanResponse(plan=plan)
-            elif ticket.position and ticket.position != told_position:
-                told_position = ticket.position
-                yield pb.PlanResponse(queued=pb.QueuePosition(position=told_position))
+            elif ticket.position and (ticket.position, ticket.loading_percent) != told_place:
+                position, percent = told_place = (ticket.position, ticket.loading_percent)
+                queued = pb.QueuePosition(position=position, loading_percent=percent)
+                yield pb.PlanResponse(queued=queued)
             else:
                 await ticket.changed.wait()
                 ticket.changed.clear()
@@ -180,4 +188,7 @@ def _model_state(state: ModelState) -> pb.ModelState:
         context_length=state.context_length,
         pipeline_count=state.pipeline_count,
         worker_count=state.worker_count,
+        readiness=_READINESS[state.readiness],
+        loading_percent=state.loading_percent,
+        is_loadable=state.is_loadable,
     )

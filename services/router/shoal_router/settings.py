@@ -30,6 +30,16 @@ class Settings(ServiceSettings, service="router"):
     """How long a request waits for missing layers to appear before it fails; 0 fails at once."""
     open_timeout_s: float = Field(default=5.0, gt=0, le=600)
     """Time in which a plan stream must say what it wants."""
+    announce_timeout_s: float = Field(default=7.0, gt=0, le=600)
+    """A model not announced for longer by its shard-store cannot be loaded any more."""
+    load_wait_s: float = Field(default=180.0, gt=0, le=3600)
+    """How long requests wait for a model that is loaded because they ask for it."""
+    load_retry_s: float = Field(default=15.0, gt=0, le=3600)
+    """A model that could not be loaded is not tried again for so long."""
+    load_call_timeout_s: float = Field(default=5.0, gt=0, le=60)
+    """Time in which a worker must take the order to load."""
+    load_overhead_mb: int = Field(default=256, ge=0)
+    """Memory in MiB that an engine takes besides its weights, where a worker is chosen."""
     tick_s: float = Field(default=0.25, gt=0, le=10)
     """How often the fleet is looked at while no beat arrives."""
     layer_time_us: int = Field(default=2000, ge=1)

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_common.errors import InvalidRequest, UnknownModel
 from shoal_common.testing import FakeClock
 from shoal_router.admission import Admission, Ticket
+from shoal_router.announcements import Announcements
 from shoal_router.errors import (
     LayersMissing,
     ModelLoading,
@@ -17,9 +19,11 @@ from shoal_router.errors import (
     RouterStarting,
 )
 from shoal_router.fleet_view import FleetView
+from shoal_router.loading import LoadOptions, Loads
+from shoal_router.metrics import Metrics
 from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
-from shoal_router.testing import MODEL, beat, status
+from shoal_router.testing import MODEL, FakeAgents, beat, status
 
 
 @dataclass
@@ -38,9 +42,19 @@ def make_fleet(*, plan_wait_s: float = 0.0, in_flight_max: int = 8) -> Fleet:
     view = FleetView(clock)
     admission = Admission(in_flight_max=in_flight_max, waiting_max=8)
     options = PlannerOptions(Costs(), plan_wait_s=plan_wait_s)
-    fleet = Fleet(clock, view, admission, Planner(view, admission, clock, options))
+    fleet = Fleet(clock, view, admission, make_planner(view, admission, clock, options))
     clock.jump(3)
     return fleet
+
+
+def make_planner(
+    view: FleetView, admission: Admission, clock: FakeClock, options: PlannerOptions
+) -> Planner:
+    """Of a fleet whose shard-stores announce nothing."""
+    announcements = Announcements(clock, timeout_s=7.0)
+    metrics = Metrics(CollectorRegistry())
+    loads = Loads(view, announcements, FakeAgents(), clock, LoadOptions(), metrics)
+    return Planner(view, admission, clock, options, announcements, loads)
 
 
 def node_ids(ticket: Ticket) -> list[str]:
@@ -98,7 +112,7 @@ def test_unknown_model_names_the_known_ones() -> None:
 def test_a_router_that_just_started_does_not_deny_a_model() -> None:
     clock = FakeClock()
     view, admission = FleetView(clock), Admission(in_flight_max=1, waiting_max=1)
-    planner = Planner(view, admission, clock, PlannerOptions(Costs()))
+    planner = make_planner(view, admission, clock, PlannerOptions(Costs()))
     with pytest.raises(RouterStarting):
         planner.open("req", MODEL)
     clock.jump(3)

@@ -1,0 +1,41 @@
+"""Outbound calls: the workers' agents, behind a Protocol. Errors come out as ShoalError."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from shoal.worker.v1 import worker_pb2, worker_pb2_grpc
+from shoal_common.errors import Unavailable
+from shoal_common.rpc import RpcChannel, address_of, translated
+
+ATTEMPTS_MAX = 2
+
+
+class Agents(Protocol):
+    async def load(self, locator: str, request: worker_pb2.LoadRequest) -> None:
+        """Has a worker start to load; returns once it has said that it does."""
+        ...
+
+
+class GrpcAgents:
+    """Loads are rare, so that a connection lives for one call."""
+
+    def __init__(self, token: str, timeout_s: float) -> None:
+        self._token = token
+        self._timeout_s = timeout_s
+
+    async def load(self, locator: str, request: worker_pb2.LoadRequest) -> None:
+        channel = RpcChannel(address_of(locator), token=self._token)
+        stub: Any = worker_pb2_grpc.WorkerServiceStub(channel.channel)
+        try:
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                try:
+                    with translated():
+                        await stub.Load(request, timeout=self._timeout_s)
+                    return
+                except Unavailable:
+                    # The request's id makes asking twice harmless.
+                    if attempt == ATTEMPTS_MAX:
+                        raise
+        finally:
+            await channel.close()
