@@ -108,7 +108,14 @@ def model_table(models: router_pb2.ListModelsResponse) -> Table:
         missing = ", ".join(
             f"{each.layer_start}:{each.layer_stop}" for each in model.layers_missing
         )
-        state = "[green]ready[/]" if model.is_ready else f"[red]nobody holds {missing or 'it'}[/]"
+        if model.is_ready:
+            state = "[green]ready[/]"
+        elif model.readiness == router_pb2.MODEL_READINESS_LOADING:
+            state = f"[yellow]loading, {model.loading_percent}%[/]"
+        elif model.readiness == router_pb2.MODEL_READINESS_LOADABLE:
+            state = "loaded on demand"
+        else:
+            state = f"[red]nobody holds {missing or 'it'}[/]"
         table.add_row(
             escape(model.model),
             state,

@@ -47,6 +47,8 @@ class ModelDirectory:
     async def find(self, name: str) -> router_pb2.ModelState:
         """The model of that name; "" means the default, else the first that is ready.
 
+        Where none is ready, the first that is loaded on demand.
+
         Raises UnknownModel, NoModelReady.
         """
         wanted = name or self._default_model
@@ -61,10 +63,10 @@ class ModelDirectory:
 
 
 def _pick(states: tuple[router_pb2.ModelState, ...], wanted: str) -> router_pb2.ModelState | None:
-    for state in states:
-        if state.model == wanted or (not wanted and state.is_ready):
-            return state
-    return None
+    if wanted:
+        return next((state for state in states if state.model == wanted), None)
+    is_ready = next((state for state in states if state.is_ready), None)
+    return is_ready or next((state for state in states if state.is_loadable), None)
 
 
 class ModelLibrary:

@@ -137,6 +137,9 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.stage_locator = ""
         self.plan_count = 1
         self.is_ready = True
+        self.is_loadable = False
+        self.readiness = router_pb2.MODEL_READINESS_READY
+        self.loading_percent = 0
         self.context_length = CONTEXT_LENGTH
         self.error: ShoalError | None = None
         self.queue: asyncio.Event | None = None
@@ -154,6 +157,9 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             layer_count=6,
             is_ready=self.is_ready,
             context_length=self.context_length,
+            is_loadable=self.is_loadable,
+            readiness=self.readiness,
+            loading_percent=self.loading_percent,
         )
         return router_pb2.ListModelsResponse(models=[state])
 

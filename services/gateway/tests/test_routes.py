@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
+import pytest
+
+from shoal.router.v1 import router_pb2
 
 KEY = "k" * 64
 
@@ -33,6 +36,24 @@ async def test_models_show_the_fleet_of_now(fleet: Any) -> None:
     assert (await get(f"{fleet.url}/v1/models/heavyweight", KEY))[1]["is_ready"] is False
 
 
+@pytest.mark.parametrize(
+    ("readiness", "state", "percent"),
+    [
+        (router_pb2.MODEL_READINESS_LOADABLE, "loadable", None),
+        (router_pb2.MODEL_READINESS_LOADING, "loading", 40),
+        (router_pb2.MODEL_READINESS_INCOMPLETE, "incomplete", None),
+        (router_pb2.MODEL_READINESS_UNSPECIFIED, "incomplete", None),
+    ],
+)
+async def test_a_model_that_is_not_ready_says_what_it_is(
+    fleet: Any, readiness: router_pb2.ModelReadiness, state: str, percent: int | None
+) -> None:
+    fleet.router.is_ready = False
+    fleet.router.readiness, fleet.router.loading_percent = readiness, 40
+    model = (await get(f"{fleet.url}/v1/models", KEY))[1]["data"][0]
+    assert (model["is_ready"], model["state"], model["loading_percent"]) == (False, state, percent)
+
+
 async def test_health_needs_no_key(fleet: Any) -> None:
     assert (await get(f"{fleet.url}/health"))[0] == 200
     status, body = await get(f"{fleet.url}/health/ready")
@@ -48,6 +69,12 @@ async def test_not_ready_without_a_ready_model(start_fleet: Any) -> None:
     assert status == 503
     assert body["ready"] is False
     assert body["subsystems"] == {"api_server": True, "inference_router": True, "models": False}
+
+
+async def test_ready_with_a_model_that_is_loaded_on_demand(start_fleet: Any) -> None:
+    async with start_fleet() as fleet:
+        fleet.router.is_ready, fleet.router.is_loadable = False, True
+        assert (await get(f"{fleet.url}/health/ready"))[0] == 200
 
 
 async def test_metrics_count_requests_and_tokens(fleet: Any) -> None:

@@ -77,7 +77,7 @@ class Routes:
         return web.json_response({"status": "ok"})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """Ready once the router answers and serves a model."""
+        """Ready once the router answers and a model is held, or loaded on demand."""
         try:
             states = await self.directory.states()
         except ShoalError:
@@ -85,7 +85,7 @@ class Routes:
             is_router_up = False
         else:
             is_router_up = True
-        has_model = any(state.is_ready for state in states)
+        has_model = any(state.is_ready or state.is_loadable for state in states)
         subsystems = {"api_server": True, "inference_router": is_router_up, "models": has_model}
         is_ready = all(subsystems.values())
         body = {"ready": is_ready, "subsystems": subsystems}
@@ -165,12 +165,23 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+_STATE_NAMES = {
+    router_pb2.MODEL_READINESS_READY: "ready",
+    router_pb2.MODEL_READINESS_LOADABLE: "loadable",
+    router_pb2.MODEL_READINESS_LOADING: "loading",
+    router_pb2.MODEL_READINESS_INCOMPLETE: "incomplete",
+}
+
+
 def _model(state: router_pb2.ModelState) -> dict[str, Any]:
+    is_loading = state.readiness == router_pb2.MODEL_READINESS_LOADING
     return {
         "id": state.model,
         "object": "model",
         "created": 0,
         "owned_by": "shoal",
         "is_ready": state.is_ready,
+        "state": _STATE_NAMES.get(state.readiness, "ready" if state.is_ready else "incomplete"),
+        "loading_percent": state.loading_percent if is_loading else None,
         "context_length": state.context_length,
     }
