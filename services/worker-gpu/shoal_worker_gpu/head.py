@@ -240,7 +240,9 @@ class Head:
                 return False
             self._drop_waiting(generation)
             wanted = self._reservations.blocks_for(generation)
-            generation.fail(exhausted or KvExhausted(wanted, 0, grant.block_count))
+            generation.fail(
+                exhausted or KvExhausted(wanted, grant.block_count, self._core.backend.blocks_total)
+            )
             return True
         self._drop_waiting(generation)
         self._note_prefix(generation, grant.cached_token_count)
@@ -365,7 +367,8 @@ class Head:
         try:
             self._core.table.grow(generation.key, wanted)
         except KvExhausted as err:
-            if len(generation.ids) >= generation.room:
+            # Blocks that are being freed come with the end of the step, and with it the next try.
+            if len(generation.ids) >= generation.room and not self._core.table.is_freeing:
                 self._preempt(run, err)
             return
         if not run.route:
@@ -389,19 +392,19 @@ class Head:
         generation.is_growing = False
         generation.room = max(generation.room, blocks * self._core.backend.block_size_tokens)
         if blocks < wanted and len(generation.ids) >= generation.room:
-            self._preempt(run, KvExhausted(wanted, 0, blocks))
+            self._preempt(run, KvExhausted(wanted, blocks, self._core.backend.blocks_total))
         self._launch(run)
 
     def _preempt(self, run: PipelineRun, error: KvExhausted) -> None:
         """Put the youngest back to the front of the queue; alone, it ends with `error`."""
-        running = self._running(run)
-        victim = youngest(running)
+        victim = youngest(self._running(run))
         assert victim is not None
         self._detach(victim)
-        if len(running) == 1 and self.running_count == 1:
+        holding = (Phase.RUNNING, Phase.ATTACHING)
+        if any(g is not victim and g.phase in holding for g in self._live.values()):
+            self._requeue(victim, run)
+        else:
             victim.fail(error)
-            return
-        self._requeue(victim, run)
 
     def _requeue(self, generation: Generation, run: PipelineRun) -> None:
         """Back to the front of the queue: it will be replayed behind what it has generated."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from shoal.worker.v1 import stage_pb2
 from shoal_worker_gpu.admission import SamplingPlan
+from shoal_worker_gpu.errors import KvExhausted
 from shoal_worker_gpu.generation import Generation
 from shoal_worker_gpu.pipeline import PipelineRun
 from shoal_worker_gpu.prefix import PrefixKeys, prefix_root
-from shoal_worker_gpu.sequence import Upstream
+from shoal_worker_gpu.sequence import StageSequence, Upstream
 from shoal_worker_gpu.stage_core import StageCore
 
 
@@ -78,26 +79,42 @@ class Reservations:
         """Attach on every stage. Raises KvExhausted, StageFailed."""
         wanted = self.blocks_for(generation)
         keys = generation.block_keys(len(generation.ids)) if generation.may_reuse else []
-        is_last = not run.route
-        entry = self._core.table.attach(
-            generation.key,
-            wanted,
-            head_incarnation=self._core.incarnation,
-            route=run.route,
-            upstream=upstream,
-            sampling=plan.state(generation) if is_last else None,
-            lease_s=float("inf"),
-            keys=keys,
-            token_count=len(generation.ids),
-        )
+        try:
+            entry = self._attach_here(generation, run, plan, upstream, wanted, keys)
+        except KvExhausted:
+            if not self._core.table.is_freeing:
+                raise
+            await self._core.table.freed()
+            entry = self._attach_here(generation, run, plan, upstream, wanted, keys)
         held = entry.kv.length
-        if is_last:
+        if not run.route:
             return Grant(wanted, held)
         granted = await self._ask(
             generation, run, attach=self._attach_message(generation, run, plan, wanted, keys)
         )
         held_behind = granted.blocks_held * self._core.backend.block_size_tokens
         return Grant(min(wanted, granted.blocks_granted), min(held, held_behind))
+
+    def _attach_here(
+        self,
+        generation: Generation,
+        run: PipelineRun,
+        plan: SamplingPlan,
+        upstream: Upstream,
+        wanted: int,
+        keys: list[bytes],
+    ) -> StageSequence:
+        return self._core.table.attach(
+            generation.key,
+            wanted,
+            head_incarnation=self._core.incarnation,
+            route=run.route,
+            upstream=upstream,
+            sampling=None if run.route else plan.state(generation),
+            lease_s=float("inf"),
+            keys=keys,
+            token_count=len(generation.ids),
+        )
 
     def _attach_message(
         self,

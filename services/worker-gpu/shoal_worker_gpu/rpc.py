@@ -129,7 +129,7 @@ class UpstreamLink:
         self._tasks = tasks
         self._replies: asyncio.Queue[stage_pb2.LinkResponse] = asyncio.Queue(_REPLIES_MAX)
         # Sequences that are not attached yet, because their grammar is not compiled.
-        self._compiling: set[SequenceKey] = set()
+        self._entering: set[SequenceKey] = set()
 
     async def read(self, requests: AsyncIterator[stage_pb2.LinkRequest]) -> None:
         async for request in requests:
@@ -146,7 +146,7 @@ class UpstreamLink:
                 getter.cancel()
 
     def closed(self) -> None:
-        self._compiling.clear()
+        self._entering.clear()
         for entry in self._core.table:
             if entry.upstream is self:
                 self._core.detach(entry.key)
@@ -177,7 +177,7 @@ class UpstreamLink:
             self._tasks.create_task(self._on_grow(request.grow))
         elif kind == "detach":
             key = _key(request.detach.key)
-            self._compiling.discard(key)
+            self._entering.discard(key)
             self._core.detach(key, list(request.detach.block_hashes))
         elif kind == "lease":
             self._on_lease(request)
@@ -210,8 +210,7 @@ class UpstreamLink:
         granted = held = 0
         try:
             self._check_attach(attach)
-            grammar = await self._grammar(attach, key)
-            entry = self._enter(attach, key, grammar)
+            entry = await self._entered(attach, key)
             granted = attach.blocks_wanted
             held = self._core.backend.pool.blocks_for(entry.kv.length)
             if attach.route:
@@ -242,19 +241,32 @@ class UpstreamLink:
         if bool(attach.route) == (backend.layer_stop == backend.layer_count):
             raise WrongEngine("the route does not end at the last layer")
 
-    async def _grammar(self, attach: stage_pb2.Attach, key: SequenceKey) -> CompiledGrammar | None:
-        """What the last stage holds the reply to. A detach meanwhile ends the attaching."""
+    async def _entered(self, attach: stage_pb2.Attach, key: SequenceKey) -> StageSequence:
+        """Enter the sequence, with what that needs. A detach meanwhile ends the attaching."""
+        self._entering.add(key)
+        try:
+            grammar = await self._grammar(attach)
+            try:
+                self._check_entering(key)
+                return self._enter(attach, key, grammar)
+            except KvExhausted:
+                if not self._core.table.is_freeing:
+                    raise
+            await self._core.table.freed()
+            self._check_entering(key)
+            return self._enter(attach, key, grammar)
+        finally:
+            self._entering.discard(key)
+
+    def _check_entering(self, key: SequenceKey) -> None:
+        if key not in self._entering:
+            raise StaleAttempt("its head has let go of it")
+
+    async def _grammar(self, attach: stage_pb2.Attach) -> CompiledGrammar | None:
+        """What the last stage holds the reply to."""
         if attach.route or not attach.sampling.HasField("grammar"):
             return None
-        spec = grammar_from_wire(attach.sampling.grammar)
-        self._compiling.add(key)
-        try:
-            compiled = await self._engine.grammars.compiled(spec)
-            if key not in self._compiling:
-                raise StaleAttempt("its head has let go of it")
-        finally:
-            self._compiling.discard(key)
-        return compiled
+        return await self._engine.grammars.compiled(grammar_from_wire(attach.sampling.grammar))
 
     def _enter(
         self, attach: stage_pb2.Attach, key: SequenceKey, grammar: CompiledGrammar | None
@@ -296,7 +308,7 @@ class UpstreamLink:
         key = _key(grow.key)
         held = self._core.table.get(key)
         try:
-            entry = self._core.table.grow(key, grow.blocks_wanted)
+            entry = await self._core.table.grow_when_free(key, grow.blocks_wanted)
             granted = len(entry.kv.blocks)
             if entry.route:
                 link = await self._engine.links.get(entry.route[0])

@@ -6,6 +6,7 @@ streams; `upstream` is only kept for whoever answers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -62,6 +63,8 @@ class SequenceTable:
         self._entries: dict[int, StageSequence] = {}
         self._computing: frozenset[SequenceKey] = frozenset()
         self._leaving: list[StageSequence] = []
+        self._is_settled = asyncio.Event()
+        self._is_settled.set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -146,6 +149,25 @@ class SequenceTable:
         entry.next_position = position
         entry.has_started = True
 
+    @property
+    def is_freeing(self) -> bool:
+        """Sequences have left whose blocks come back when the step that reads them ends."""
+        return bool(self._leaving)
+
+    async def freed(self) -> None:
+        """Wait until nothing is being freed."""
+        await self._is_settled.wait()
+
+    async def grow_when_free(self, key: SequenceKey, block_count: int) -> StageSequence:
+        """`grow`, with blocks that are being freed if need be."""
+        try:
+            return self.grow(key, block_count)
+        except KvExhausted:
+            if not self.is_freeing:
+                raise
+        await self.freed()
+        return self.grow(key, block_count)
+
     def detach(self, key: SequenceKey, keys: Sequence[bytes] = ()) -> StageSequence | None:
         """Free the sequence's blocks. Unknown keys are nothing to do.
 
@@ -158,6 +180,7 @@ class SequenceTable:
         del self._entries[key.sequence]
         if key in self._computing:
             self._leaving.append(entry)
+            self._is_settled.clear()
         else:
             self._pool.detach(entry.kv, entry.keys)
         return entry
@@ -183,6 +206,7 @@ class SequenceTable:
         leaving, self._leaving = self._leaving, []
         for entry in leaving:
             self._pool.detach(entry.kv, entry.keys)
+        self._is_settled.set()
 
     def renew(self, head_incarnation: str) -> None:
         """The head is alive: its sequences may stay for another lease."""

@@ -95,6 +95,20 @@ async def test_little_kv_delays_but_loses_nothing(make_pipeline: Make) -> None:
     await pipeline.until_free()
 
 
+@pytest.mark.parametrize("cuts", CUTS)
+async def test_blocks_that_are_being_freed_are_waited_for(
+    make_pipeline: Make, cuts: tuple[int, ...]
+) -> None:
+    """Room for hardly more than one, asked for block by block: preempted again and again."""
+    settings = Settings(block_size_tokens=4, grow_blocks=1)
+    pipeline = await make_pipeline(cuts, settings, block_count=12)
+    prompts = [[n, n + 1, n + 2] for n in range(3)]
+    for _ in range(3):
+        replies = await asyncio.gather(*(pipeline.tokens(prompt, 40) for prompt in prompts))
+        assert replies == [expected_tokens(prompt, 40) for prompt in prompts]
+    await pipeline.until_free()
+
+
 async def test_a_prompt_beyond_all_kv_is_refused(make_pipeline: Make) -> None:
     pipeline = await make_pipeline((3,), block_count=4)
     with pytest.raises(ShoalError, match="KV blocks"):
