@@ -13,7 +13,14 @@ import pytest
 from shoal.worker.v1 import stage_pb2, stage_pb2_grpc
 from shoal_common.errors import DeadlineExceeded, Unavailable
 from shoal_common.rpc import translated
-from shoal_common.testing import FakeClock, FakeEngine, MemoryRpc, next_token, start_nats
+from shoal_common.testing import (
+    FakeClock,
+    FakeEngine,
+    MemoryRpc,
+    eventually,
+    next_token,
+    start_nats,
+)
 from shoal_common.testing.bus import matches
 from shoal_common.testing.clock import settle
 
@@ -169,3 +176,13 @@ def test_nats_keeps_its_token_private_and_ends(tmp_path: Path) -> None:
             assert b"secret-token" not in arguments.read_bytes()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_eventually_gives_the_first_true_answer() -> None:
+    answers = iter([0, None, "", [7], [8]])
+    assert await eventually(lambda: next(answers)) == [7]
+
+
+async def test_eventually_gives_up() -> None:
+    with pytest.raises(TimeoutError):
+        await eventually(lambda: False, within_s=0.01)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.bus import NatsBus
-from shoal_common.testing import NatsProcess, start_nats
+from shoal_common.testing import NatsProcess, eventually, start_nats
 from shoal_worker_gpu.beat import BeatThread
 from shoal_worker_gpu.metrics import AgentMetrics
 
@@ -83,13 +83,6 @@ def counted(registry: CollectorRegistry, outcome: str) -> float:
     return registry.get_sample_value(name, {"outcome": outcome}) or 0.0
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what another thread will do."""
-    async with asyncio.timeout(WAIT_S):
-        while not is_so():  # noqa: ASYNC110 the thread has no event for it
-            await asyncio.sleep(0.01)
-
-
 async def test_beats_arrive_and_their_sequence_grows(nats: NatsProcess) -> None:
     async with listening(nats) as beats, beating(nats):
         heard = [await beats.next() for _ in range(4)]
@@ -138,9 +131,9 @@ async def test_an_outage_that_fills_the_buffer_does_not_silence_the_worker(
         return pipeline_pb2.WorkerBeat(node_id=NODE, device=padding)
 
     async with beating(nats, snapshot=wide_beat) as (_, registry):
-        await until(lambda: counted(registry, "sent") > 0)
+        await eventually(lambda: counted(registry, "sent") > 0)
         await asyncio.to_thread(nats.kill)
-        await until(lambda: counted(registry, "failed") >= 2)
+        await eventually(lambda: counted(registry, "failed") >= 2)
         lost_sequence = counted(registry, "failed") + counted(registry, "sent")
         await asyncio.to_thread(nats.start)
         async with listening(nats) as beats:
@@ -187,7 +180,7 @@ async def test_questions_are_answered_with_what_is_known_now(nats: NatsProcess) 
     thread.start()
     bus = await NatsBus.connect(nats.url, token=TOKEN)
     try:
-        await until(lambda: counted(registry, "sent") > 0)
+        await eventually(lambda: counted(registry, "sent") > 0)
         assert await bus.request("shoal.worker.a.kv.snapshot", b"", WAIT_S) == b"first"
         known = b"second"
         assert await bus.request("shoal.worker.a.kv.snapshot", b"", WAIT_S) == b"second"

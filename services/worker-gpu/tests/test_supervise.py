@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock, SystemClock
-from shoal_common.testing import FakeClock, start_nats
+from shoal_common.testing import FakeClock, eventually, start_nats
 from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
@@ -126,9 +126,7 @@ def is_alive(pid: int) -> bool:
 
 
 async def until_dead(pid: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while is_alive(pid):  # noqa: ASYNC110 it is nobody's child any more
-            await asyncio.sleep(0.02)
+    await eventually(lambda: not is_alive(pid), WAIT_S)
 
 
 class PausesClock(FakeClock):
@@ -252,10 +250,8 @@ def agent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 async def engine_pid(agent: subprocess.Popen[bytes]) -> int:
     """The agent's first child, as soon as there is one."""
-    async with asyncio.timeout(WAIT_S):
-        while not (children := psutil.Process(agent.pid).children()):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        return children[0].pid
+    children = await eventually(psutil.Process(agent.pid).children, WAIT_S)
+    return children[0].pid
 
 
 async def test_an_engine_dies_with_an_agent_killed_while_it_was_starting(
@@ -272,9 +268,7 @@ async def test_an_engine_dies_with_its_agent(
 ) -> None:
     await engine_pid(agent)
     folder = tmp_path / "worker" / "w"
-    async with asyncio.timeout(WAIT_S):
-        while not (ready := list(folder.glob("engine-*.json"))):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    ready = await eventually(lambda: list(folder.glob("engine-*.json")), WAIT_S)
     pid = int(json.loads(ready[0].read_text())["pid"])
     assert is_alive(pid)
     agent.kill()

@@ -8,6 +8,7 @@ fleet can run in one process. Tests import from the modules:
     rpc.py     MemoryRpc: gRPC without sockets
     nats.py    start_nats: a real nats-server on a free port
     engine.py  FakeEngine: the next token is a hash of all before it
+    waiting.py eventually: until another process or thread has done something
 """
 
 from shoal_common.testing.bus import MemoryBus, MemoryHub
@@ -15,6 +16,7 @@ from shoal_common.testing.clock import FakeClock
 from shoal_common.testing.engine import FakeEngine, next_token
 from shoal_common.testing.nats import NatsProcess, start_nats
 from shoal_common.testing.rpc import MemoryRpc
+from shoal_common.testing.waiting import eventually
 
 __all__ = [
     "FakeClock",
@@ -23,6 +25,7 @@ __all__ = [
     "MemoryHub",
     "MemoryRpc",
     "NatsProcess",
+    "eventually",
     "next_token",
     "start_nats",
 ]
