@@ -1,6 +1,7 @@
 """The agent: which engines this machine runs, and what it tells the fleet about them.
 
-Owns the set of supervised engines. Does not know tensors or requests.
+Owns the set of supervised engines: who comes, who leaves to make room, who has not been used for
+long. Does not know tensors or requests.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,13 +21,24 @@ from shoal_common.clock import Clock
 from shoal_common.ids import Incarnation, NodeId
 from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.cores import owned_cores
+from shoal_worker_gpu.errors import ModelDoesNotFit
 from shoal_worker_gpu.kv_journal import KvMirror
+from shoal_worker_gpu.memory import free_memory_bytes
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
+from shoal_worker_gpu.room import Resident, least_recently_used, outlived, to_make_room
 from shoal_worker_gpu.settings import Settings
+from shoal_worker_gpu.stock import Stock
 from shoal_worker_gpu.supervise import SupervisedEngine
 
 log = logging.getLogger(__name__)
+
+_ENGINE = (sys.executable, "-m", "shoal_worker_gpu.engine_child")
+_LOOK_S = 1.0
+# Time in which routers hear that an engine is leaving, and plans of before reach it.
+_NOTICE_S = 1.0
+# An engine that was refused is shown for so long, with the reason.
+_REFUSAL_SHOWN_S = 60.0
 
 
 class Agent:
@@ -39,27 +52,49 @@ class Agent:
         clock: Clock,
         metrics: AgentMetrics,
         run_dir: Path,
+        program: Sequence[str] = _ENGINE,
+        free_memory: Callable[[], int] = free_memory_bytes,
     ) -> None:
         self.node_id = node_id
         self.locator = ""
         self.on_change: Callable[[], None] = lambda: None
         self.on_kv: Callable[[bytes], None] = lambda _: None
         self.kv = KvMirror(node_id, lambda message: self.on_kv(message))
+        self.stock = Stock(clock)
         self._incarnation = incarnation
         self._settings = settings
         self._token = settings.fleet.secret_token()
         self._clock = clock
         self._metrics = metrics
         self._run_dir = run_dir
+        self._program = program
+        self._free_memory = free_memory
         self._engines: dict[Assignment, SupervisedEngine] = {}
         self._tasks: dict[Assignment, asyncio.Task[None]] = {}
+        self._stops: dict[SupervisedEngine, asyncio.Task[None]] = {}
+        self._configured: set[Assignment] = set()
+        # Told to leave, as long as nobody asks for them meanwhile.
+        self._noticed: set[Assignment] = set()
+        self._wanted_bytes: dict[Assignment, int] = {}
+        # What one load frees must not be counted on by another.
+        self._room = asyncio.Lock()
         self._cores = owned_cores()
 
-    def load(self, assignment: Assignment, engine_count: int = 1) -> pipeline_pb2.EngineStatus:
-        """Start an engine for the assignment; one that is there already stays as it is.
+    def load_configured(self, assignments: Sequence[Assignment]) -> None:
+        """Start what the settings name."""
+        self._configured.update(assignments)
+        for assignment in assignments:
+            self.load(assignment, engine_count=len(assignments))
 
-        engine_count: engines that will share this machine's cores.
+    def load(
+        self, assignment: Assignment, engine_count: int = 1, memory_bytes: int = 0
+    ) -> pipeline_pb2.EngineStatus:
+        """Start an engine for the assignment; one that is there stays, one that failed starts anew.
+
+        engine_count: engines that will share this machine's cores. memory_bytes: what it is
+        expected to take; idle engines leave for it. With 0, none does.
         """
+        self._noticed.discard(assignment)
         engine = self._engines.get(assignment)
         if engine is None:
             engine = SupervisedEngine(
@@ -67,44 +102,169 @@ class Agent:
                 self._clock,
                 self._metrics,
                 self._changed,
+                program=self._program,
                 kv=self.kv,
+                relieve=lambda reason: self._relieve(assignment, reason),
             )
             self._engines[assignment] = engine
-            self._tasks[assignment] = asyncio.create_task(engine.run())
+            self._wanted_bytes[assignment] = memory_bytes
+            self._tasks[assignment] = asyncio.create_task(self._live(engine))
             log.info("engine asked for", extra={"assignment": str(assignment)})
             self._changed()
-        return engine.status
+        elif engine.status.state == pipeline_pb2.ENGINE_STATE_FAILED:
+            engine.retry()
+            self._changed()
+        return self._said(assignment, engine)
 
     async def unload(self, assignment: Assignment, drain_s: float) -> None:
         """Drain and stop an engine. Unknown assignments are nothing to do."""
         engine = self._engines.pop(assignment, None)
-        task = self._tasks.pop(assignment, None)
-        if engine is None or task is None:
-            return
-        await engine.stop(drain_s)
-        await asyncio.gather(task, return_exceptions=True)
-        self._changed()
+        if engine is not None:
+            task = self._tasks.pop(assignment)
+            self._wanted_bytes.pop(assignment, None)
+            self._noticed.discard(assignment)
+            stop = asyncio.create_task(self._stop(engine, task, drain_s))
+            self._stops[engine] = stop
+            log.info("engine leaves", extra={"assignment": str(assignment)})
+            self._changed()
+        # A caller that goes away must not leave half a stop behind.
+        await asyncio.gather(*map(asyncio.shield, self._stops_of(assignment)))
 
     async def close(self) -> None:
         """Stop every engine, all at once."""
-        await asyncio.gather(
-            *(self.unload(name, self._settings.drain_timeout_s) for name in list(self._engines))
-        )
+        names = {*self._engines, *(engine.order.assignment for engine in self._stops)}
+        await asyncio.gather(*(self.unload(n, self._settings.drain_timeout_s) for n in names))
+
+    async def watch_idle(self) -> None:
+        """Let engines leave that nobody has used for long, until cancelled."""
+        while True:
+            await self._clock.sleep(_LOOK_S)
+            try:
+                await self._end_outlived()
+            except Exception:
+                log.exception("looking for idle engines failed")
 
     def beat(self) -> pipeline_pb2.WorkerBeat:
         """What this machine says of itself now; safe to call from the beat's thread."""
-        memory = psutil.virtual_memory()
+        leaving = [self._said(e.order.assignment, e, is_leaving=True) for e in list(self._stops)]
         return pipeline_pb2.WorkerBeat(
             node_id=self.node_id,
             incarnation=self._incarnation,
             agent_locator=self.locator,
             region=self._settings.fleet.region,
-            engines=[engine.status for engine in list(self._engines.values())],
-            memory_total_bytes=memory.total,
-            memory_free_bytes=memory.available,
+            engines=[self._said(*each) for each in list(self._engines.items())] + leaving,
+            memory_total_bytes=psutil.virtual_memory().total,
+            memory_free_bytes=self._free_memory(),
             core_count=self._cores,
             device=self._settings.device,
         )
+
+    def is_pinned(self, assignment: Assignment) -> bool:
+        """True for an engine that stays whatever happens.
+
+        By itself, that is one that would not come back when it is asked for: a part of a model, or
+        one that no shard-store announces.
+        """
+        if self._settings.pin_loaded == "never":
+            return False
+        if self._settings.pin_loaded == "always" and assignment in self._configured:
+            return True
+        is_part = assignment.layer_start > 0 or assignment.layer_stop > 0
+        return is_part or not self.stock.has(assignment.model)
+
+    async def _live(self, engine: SupervisedEngine) -> None:
+        """From the room it needs to its end."""
+        assignment = engine.order.assignment
+        await asyncio.gather(*map(asyncio.shield, self._stops_of(assignment)))
+        async with self._room:
+            if needed_bytes := self._wanted_bytes.get(assignment, 0):
+                needed_bytes += self._still_to_be_taken(assignment)
+                chosen = to_make_room(self._residents(), needed_bytes, self._free_memory())
+                await asyncio.gather(*map(self._let_go, chosen))
+        await engine.run()
+
+    async def _stop(
+        self, engine: SupervisedEngine, task: asyncio.Task[None], drain_s: float
+    ) -> None:
+        try:
+            await engine.stop(drain_s)
+            await asyncio.gather(task, return_exceptions=True)
+        finally:
+            self._stops.pop(engine, None)
+            self._changed()
+
+    def _stops_of(self, assignment: Assignment) -> list[asyncio.Task[None]]:
+        return [s for engine, s in self._stops.items() if engine.order.assignment == assignment]
+
+    async def _let_go(self, assignment: Assignment) -> bool:
+        """Unload an idle engine, with notice; False if it was used or asked for meanwhile."""
+        noticed_at_s = self._clock.monotonic()
+        self._noticed.add(assignment)
+        self._changed()
+        await self._clock.sleep(_NOTICE_S)
+        engine = self._engines.get(assignment)
+        if engine is None or assignment not in self._noticed:
+            return False
+        if not engine.is_idle or engine.last_used_s > noticed_at_s:
+            self._noticed.discard(assignment)
+            self._changed()
+            return False
+        await self.unload(assignment, self._settings.drain_timeout_s)
+        return True
+
+    async def _relieve(self, assignment: Assignment, reason: str) -> bool:
+        """An engine did not fit: True when another one left, so that it may be tried again.
+
+        Only for those that were asked for: what the settings name does not push out its siblings.
+        """
+        if reason != ModelDoesNotFit.reason or not self._wanted_bytes.get(assignment):
+            return False
+        async with self._room:
+            oldest = least_recently_used(self._residents())
+            return oldest is not None and await self._let_go(oldest)
+
+    def _residents(self) -> list[Resident]:
+        return [
+            Resident(
+                assignment=assignment,
+                memory_bytes=engine.memory_bytes or engine.status.weight_bytes,
+                last_used_s=engine.last_used_s,
+                is_idle=engine.is_idle and assignment not in self._noticed,
+                is_pinned=self.is_pinned(assignment),
+            )
+            for assignment, engine in self._engines.items()
+        ]
+
+    def _still_to_be_taken(self, newcomer: Assignment) -> int:
+        """What other engines on their way will take yet of the memory that is free now."""
+        return sum(
+            max(0, self._wanted_bytes.get(assignment, 0) - engine.memory_bytes)
+            for assignment, engine in self._engines.items()
+            if assignment != newcomer and engine.is_starting
+        )
+
+    async def _end_outlived(self) -> None:
+        now_s = self._clock.monotonic()
+        idle_s = self._settings.idle_model_s
+        idle = outlived(self._residents(), now_s, idle_s)
+        await asyncio.gather(*map(self._let_go, idle))
+        for assignment, engine in list(self._engines.items()):
+            refused_at_s = engine.refused_at_s
+            is_over = refused_at_s is not None and now_s - refused_at_s >= _REFUSAL_SHOWN_S
+            if is_over and not self.is_pinned(assignment):
+                await self.unload(assignment, 0.0)
+
+    def _said(
+        self, assignment: Assignment, engine: SupervisedEngine, *, is_leaving: bool = False
+    ) -> pipeline_pb2.EngineStatus:
+        """What is known of an engine, with what only the agent knows."""
+        status = pipeline_pb2.EngineStatus()
+        status.CopyFrom(engine.status)
+        if is_leaving or assignment in self._noticed:
+            status.state = pipeline_pb2.ENGINE_STATE_DRAINING
+        status.is_pinned = self.is_pinned(assignment)
+        status.memory_bytes = engine.memory_bytes
+        return status
 
     def _changed(self) -> None:
         counts: dict[str, int] = {}

@@ -21,7 +21,7 @@ class WorkerRpc(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.LoadRequest, context: Context
     ) -> worker_pb2.LoadResponse:
         assignment = Assignment(request.model, request.layer_start, request.layer_stop)
-        status = self._agent.load(assignment)
+        status = self._agent.load(assignment, memory_bytes=request.memory_bytes)
         self._metrics.requests.labels("load").inc()
         return worker_pb2.LoadResponse(engine=status)
 

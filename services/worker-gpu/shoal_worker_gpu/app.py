@@ -16,6 +16,7 @@ from shoal_common.metrics import new_registry
 from shoal_common.rpc import RpcServer
 from shoal_common.settings import load
 from shoal_common.side import SideServer
+from shoal_worker_gpu import stock
 from shoal_worker_gpu.agent import Agent
 from shoal_worker_gpu.agent_rpc import WorkerRpc
 from shoal_worker_gpu.assignment import parse_assignments
@@ -49,6 +50,7 @@ async def run(settings: Settings) -> None:
         agent.beat,
         metrics,
         answers={f"{kv_subject}.snapshot": lambda: agent.kv.snapshot().SerializeToString()},
+        listeners={stock.SUBJECT: agent.stock.hear},
     )
     server = RpcServer(
         settings.listen_address, token=token, drain_timeout_s=settings.drain_timeout_s
@@ -62,12 +64,14 @@ async def run(settings: Settings) -> None:
     agent.on_change = beats.beat_now
     agent.on_kv = lambda message: beats.post(kv_subject, message)
     beats.start()
-    for assignment in assignments:
-        agent.load(assignment, engine_count=len(assignments))
+    agent.load_configured(assignments)
+    idle_watch = asyncio.create_task(agent.watch_idle())
     write_ready_file(settings.ready_file, grpc=address, side=side_address)
     try:
         await until_signal()
     finally:
+        idle_watch.cancel()
+        await asyncio.gather(idle_watch, return_exceptions=True)
         await asyncio.to_thread(beats.stop)
         await agent.close()
         await server.stop()

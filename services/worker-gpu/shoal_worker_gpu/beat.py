@@ -26,7 +26,8 @@ class BeatThread:
     """Publishes `snapshot()` every `interval_s` and at once after `beat_now`.
 
     `snapshot` is called on this thread and must only read, as must `answers`: by subject, what is
-    replied to whoever asks there.
+    replied to whoever asks there. `listeners`, by subject too, are told on this thread what others
+    publish.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class BeatThread:
         snapshot: Callable[[], pipeline_pb2.WorkerBeat],
         metrics: AgentMetrics,
         answers: Mapping[str, Callable[[], bytes]] | None = None,
+        listeners: Mapping[str, Callable[[bytes], None]] | None = None,
     ) -> None:
+        self._listeners = dict(listeners or {})
         self._answers = dict(answers or {})
         self._outbox: deque[tuple[str, bytes]] = deque(maxlen=_OUTBOX_MAX)
         self._nats_url = nats_url
@@ -84,6 +87,7 @@ class BeatThread:
         if bus is None:
             return
         await self._answer(bus)
+        await self._listen(bus)
         sequence = 0
         while True:
             is_last = self._is_leaving
@@ -112,6 +116,16 @@ class BeatThread:
                 return answer()
 
             await bus.reply(subject, reply)
+
+    async def _listen(self, bus: NatsBus) -> None:
+        for subject, listener in self._listeners.items():
+
+            async def hear(
+                _: str, payload: bytes, listener: Callable[[bytes], None] = listener
+            ) -> None:
+                listener(payload)
+
+            await bus.subscribe(subject, hear)
 
     async def _connect(self) -> NatsBus | None:
         """The bus, waited for as long as it takes; None when told to leave meanwhile."""

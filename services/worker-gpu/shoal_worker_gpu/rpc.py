@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from shoal.worker.v1 import kv_pb2, pipeline_pb2, stage_pb2, stage_pb2_grpc
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
 from shoal_engine.grammar import CompiledGrammar
 from shoal_engine.sampling import SamplingState
@@ -54,9 +55,16 @@ class Engine:
 class StageRpc(stage_pb2_grpc.StageServiceServicer):
     """StageService. Before the engine is loaded only GetEngine answers."""
 
-    def __init__(self, incarnation: str, status: Callable[[], pipeline_pb2.EngineStatus]) -> None:
+    def __init__(
+        self,
+        incarnation: str,
+        status: Callable[[], pipeline_pb2.EngineStatus],
+        clock: Clock | None = None,
+    ) -> None:
         self._incarnation = incarnation
         self._status = status
+        self._clock = clock or SystemClock()
+        self._used_at_s = self._clock.monotonic()
         self.engine: Engine | None = None
 
     def _loaded(self) -> Engine:
@@ -67,8 +75,11 @@ class StageRpc(stage_pb2_grpc.StageServiceServicer):
     async def Generate(
         self, request: stage_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[stage_pb2.GenerateResponse]:
-        async for response in self._loaded().head.generate(request):
-            yield response
+        try:
+            async for response in self._loaded().head.generate(request):
+                yield response
+        finally:
+            self._used_at_s = self._clock.monotonic()
 
     async def Results(
         self, request: stage_pb2.ResultsRequest, context: Context
@@ -106,6 +117,9 @@ class StageRpc(stage_pb2_grpc.StageServiceServicer):
         if self.engine is None:
             return response
         response.sequence_count = len(self.engine.core.table)
+        if response.sequence_count or status.running_count or status.waiting_count:
+            self._used_at_s = self._clock.monotonic()
+        response.engine.idle_ms = round((self._clock.monotonic() - self._used_at_s) * 1000)
         if request.HasField("kv_sequence_seen"):
             changes = self.engine.journal.since(request.kv_sequence_seen)
             if changes is not None:

@@ -72,6 +72,10 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Who may reuse a prefix; with `fleet`, timing tells one tenant what others have asked."""
     session_kv_ttl_s: float = Field(default=600.0, gt=0, le=86400)
     """Seconds after which an unused prefix is forgotten, even with memory to spare."""
+    idle_model_s: float = Field(default=3600.0, ge=0, le=31_536_000)
+    """Seconds after which an engine that nobody uses is unloaded, unless it is pinned; 0: never."""
+    pin_loaded: Literal["auto", "always", "never"] = "auto"
+    """Whether engines of `load` stay for ever; auto: those that would not come back on demand."""
     strict_exact: bool = False
     """Pad small steps, so that the last bits of a reply never depend on its neighbours."""
     beat_interval_s: float = Field(default=1.0, gt=0, le=60)

@@ -10,12 +10,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+
+import psutil
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.clock import Clock
-from shoal_common.errors import ShoalError
+from shoal_common.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    Overloaded,
+    ShoalError,
+    Unavailable,
+    UnknownModel,
+)
 from shoal_common.rpc import RpcChannel, translated
 from shoal_worker_gpu.kv_journal import KvMirror
 from shoal_worker_gpu.metrics import AgentMetrics
@@ -29,6 +39,15 @@ _START_POLL_S = 0.05
 _SILENT_POLLS_MAX = 15
 _BACKOFF_FIRST_S = 0.5
 _KILL_AFTER_S = 5.0
+# Reasons that may be gone the next time; with any other, an engine is refused for what it is.
+_PASSING = frozenset(
+    error.reason
+    for error in (Cancelled, DeadlineExceeded, Internal, Overloaded, Unavailable, UnknownModel)
+)
+
+
+async def _no_relief(reason: str) -> bool:
+    return False
 
 
 class SupervisedEngine:
@@ -36,7 +55,7 @@ class SupervisedEngine:
 
     `status` is always current enough to be beaten: FAILED the moment the process is gone.
     program: what is run, with the order's file as its last argument. kv: hears which prefixes the
-    child holds.
+    child holds. relieve: asked with the reason of a refusal; True when another try may do better.
     """
 
     def __init__(
@@ -47,6 +66,7 @@ class SupervisedEngine:
         on_change: Callable[[], None],
         program: Sequence[str] = (sys.executable, "-m", "shoal_worker_gpu.engine_child"),
         kv: KvMirror | None = None,
+        relieve: Callable[[str], Awaitable[bool]] = _no_relief,
     ) -> None:
         self.order = order
         self.pid = 0
@@ -56,7 +76,13 @@ class SupervisedEngine:
         self._program = program
         self._kv = kv
         self._process: asyncio.subprocess.Process | None = None
+        self._relieve = relieve
         self._stopping = asyncio.Event()
+        self._asked_again = asyncio.Event()
+        self._last_words = ""
+        self.last_used_s = clock.monotonic()
+        self.refused_at_s: float | None = None
+        """When the engine was last refused for what it is, unless it has been started since."""
         self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
 
     async def run(self) -> None:
@@ -67,12 +93,31 @@ class SupervisedEngine:
             await self._live_once()
             if self._stopping.is_set():
                 return
-            if self._clock.monotonic() - started > 2 * self.order.settings.restart_backoff_max_s:
+            backoff_max_s = self.order.settings.restart_backoff_max_s
+            if self._clock.monotonic() - started > 2 * backoff_max_s:
                 backoff_s = _BACKOFF_FIRST_S
+            if self.refused_at_s is not None:
+                if await self._relieve(_reason(self._last_words)):
+                    continue
+                # Nothing changes by itself within seconds, and every try costs computing time.
+                backoff_s = backoff_max_s
             self._metrics.restarts.inc()
-            log.warning("engine died", extra={"restart_in_s": backoff_s})
+            self._warn("engine died", restart_in_s=backoff_s, detail=self.status.detail)
             await self._pause(backoff_s)
-            backoff_s = min(2 * backoff_s, self.order.settings.restart_backoff_max_s)
+            backoff_s = min(2 * backoff_s, backoff_max_s)
+
+    def retry(self) -> None:
+        """Somebody asks for an engine that failed: do not wait for the end of the pause."""
+        if self.status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._has_ended:
+            self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
+            self._asked_again.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Loaded, with nothing to do as far as is known."""
+        status = self.status
+        is_busy = status.running_count or status.waiting_count
+        return status.state == pipeline_pb2.ENGINE_STATE_READY and not is_busy
 
     async def stop(self, drain_s: float) -> None:
         """SIGTERM, wait for the drain, SIGKILL. Idempotent."""
@@ -89,10 +134,11 @@ class SupervisedEngine:
             await process.wait()
 
     async def _pause(self, delay_s: float) -> None:
-        """Let `delay_s` pass, or less when told to stop."""
-        waits = [
+        """Let `delay_s` pass, or less when told to stop or asked again."""
+        waits: list[asyncio.Task[object]] = [
             asyncio.create_task(self._clock.sleep(delay_s)),
             asyncio.create_task(self._stopping.wait()),
+            asyncio.create_task(self._asked_again.wait()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -104,6 +150,8 @@ class SupervisedEngine:
         """One life of the child, from its start to its end."""
         ready_file = self.order.ready_file
         ready_file.unlink(missing_ok=True)
+        self._asked_again.clear()
+        self._last_words, self.refused_at_s = "", None
         process = await self._spawn()
         self._process, self.pid = process, process.pid
         if self._stopping.is_set():
@@ -122,7 +170,9 @@ class SupervisedEngine:
             if self._kv is not None:
                 self._kv.forget(self.status.incarnation)
             self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
-            self.status.detail = f"the engine process ended with code {process.returncode}"
+            self.status.detail = (
+                self._last_words or f"the engine process ended with code {process.returncode}"
+            )
             self._on_change()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
@@ -160,11 +210,17 @@ class SupervisedEngine:
 
     def _heard(self, status: pipeline_pb2.EngineStatus) -> None:
         changed = status.state != self.status.state
+        now_s = self._clock.monotonic()
+        if changed and status.state == pipeline_pb2.ENGINE_STATE_READY:
+            self.last_used_s = now_s
+        self.last_used_s = max(self.last_used_s, now_s - status.idle_ms / 1000)
         self.status = status
         if changed:
             self._on_change()
         if status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._process is not None:
-            # Its reason stays in the log; a new process may find the shard-store back.
+            self._last_words = status.detail or "the engine gave up"
+            if _reason(self._last_words) not in _PASSING:
+                self.refused_at_s = now_s
             self._process.kill()
 
     def _heard_kv(self, response: stage_pb2.GetEngineResponse, seen: int) -> int:
@@ -176,13 +232,43 @@ class SupervisedEngine:
         return response.kv.sequence
 
     def _heard_nothing(self, silent_polls: int, error: ShoalError) -> None:
+        if self._stopping.is_set() or self._last_words:
+            return
         if silent_polls == 1:
-            log.warning("engine silent", extra={"reason": error.reason})
+            self._warn("engine silent", reason=error.reason)
             self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
             self.status.detail = "the engine process does not answer"
             self._on_change()
         if silent_polls >= _SILENT_POLLS_MAX and self._process is not None:
             self._process.kill()
+
+    @property
+    def is_starting(self) -> bool:
+        """On its way to be loaded."""
+        return self.status.state in (
+            pipeline_pb2.ENGINE_STATE_FETCHING,
+            pipeline_pb2.ENGINE_STATE_LOADING,
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the process has of its own and would give back; 0 without one. From any thread."""
+        if self._has_ended:
+            return 0
+        try:
+            memory = psutil.Process(self.pid).memory_info()
+        except psutil.Error:
+            return 0
+        return int(memory.rss - getattr(memory, "shared", 0))
+
+    def _warn(self, event: str, **more: object) -> None:
+        assignment = self.order.assignment
+        layers = f"{assignment.layer_start}:{assignment.layer_stop or ''}"
+        log.warning(event, extra={"model": assignment.model, "layers": layers, **more})
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.returncode is not None
 
     def _empty(self, state: pipeline_pb2.EngineState) -> pipeline_pb2.EngineStatus:
         assignment = self.order.assignment
@@ -192,3 +278,9 @@ class SupervisedEngine:
             layer_stop=assignment.layer_stop,
             state=state,
         )
+
+
+def _reason(detail: str) -> str:
+    """REASON of `REASON: text`, as engines report; without one it is a fault of ours."""
+    reason, colon, _ = detail.partition(":")
+    return reason if colon and reason.isupper() else Internal.reason
