@@ -4,6 +4,8 @@ Owns the memory of paged keys and values, one pair of tensors per layer. Who hol
 known here (`blocks`), nor what a step wants from it (`step_plan`).
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -37,8 +39,8 @@ class PagedKvStore:
         self._values: dict[int, torch.Tensor] = {}
         for spec in specs:
             size = (slot_count, spec.kv_head_count, spec.head_dim)
-            self._keys[spec.layer] = torch.zeros(size, dtype=dtype, device=device)
-            self._values[spec.layer] = torch.zeros(size, dtype=dtype, device=device)
+            self._keys[spec.layer] = _zeros(size, dtype, device)
+            self._values[spec.layer] = _zeros(size, dtype, device)
 
     def write(
         self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -80,3 +82,11 @@ class PagedKvStore:
 
     def _paged(self, slots: torch.Tensor) -> torch.Tensor:
         return slots.view(self.block_count, self.block_size_tokens, *slots.shape[1:])
+
+
+def _zeros(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros that take memory only when they are written; torch's own on a CPU write them all."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, math.prod(size) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(size)

@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 
+from shoal_engine.cache_spec import CacheKind, CacheSpec
+from shoal_engine.kv_store import PagedKvStore
 from shoal_engine.loading import StageOptions, plan_stage
 from shoal_engine.shape import LayerRange, read_shape
 from shoal_engine.testing import ARCHITECTURES, LAYER_COUNT
@@ -56,6 +60,19 @@ for start in range(0, 16 * blocks, 128):
 planned = plan.weight_bytes + blocks * plan.kv_block_bytes + plan.step_bytes(128, 0)
 print(planned, resident() - before)
 """
+
+
+def test_kv_takes_memory_only_when_it_is_written() -> None:
+    specs = [CacheSpec(0, CacheKind.PAGED, kv_head_count=64, head_dim=128)]
+    process = psutil.Process()
+    before = process.memory_info().rss
+    store = PagedKvStore(specs, 4096, 16, torch.float32, torch.device("cpu"))
+    assert store.bytes_per_block * 4096 > 4 << 30
+    row = torch.ones(1, 64, 128)
+    store.write(0, torch.tensor([4095 * 16]), row, row)
+    keys, _ = store.view(0, 4095 * 16 - 1, 2)
+    assert keys.sum().item() == row.numel()
+    assert process.memory_info().rss - before < 64 << 20
 
 
 @pytest.mark.slow

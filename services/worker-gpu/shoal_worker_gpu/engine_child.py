@@ -183,6 +183,7 @@ class EngineChild:
             settings.kv_memory_mb,
         )
         stage = plan.load(blocks)
+        model.source.close()
         self._status.revision = model.revision
         self._status.layer_start, self._status.layer_stop = start, stop
         self._status.layer_count = plan.shape.layer_count

@@ -113,7 +113,7 @@ class Segment:
 class SegmentSource:
     """Tensors of verified segments by name (`shoal_engine.loading.TensorSource`).
 
-    Files stay mapped as long as the source lives; what `read` returns does not depend on them.
+    Files stay mapped until `close`; what `read` returns does not depend on them.
     """
 
     def __init__(self, places: Mapping[str, TensorPlace]) -> None:
@@ -145,6 +145,12 @@ class SegmentSource:
                 self._mapped(place.path), np.uint8, place.size_bytes, place.offset_bytes
             )
         return data.view(_DTYPES[place.dtype]).reshape(place.shape)
+
+    def close(self) -> None:
+        """Let go of the files. Idempotent; a later `read` maps them again."""
+        maps, self._maps = self._maps, {}
+        for mapped in maps.values():
+            mapped.close()
 
     def _mapped(self, path: str) -> mmap.mmap:
         if path not in self._maps:
