@@ -37,6 +37,7 @@ _ENGINE = (sys.executable, "-m", "shoal_worker_gpu.engine_child")
 _LOOK_S = 1.0
 # Time in which routers hear that an engine is leaving, and plans of before reach it.
 _NOTICE_S = 1.0
+_ROOM_TRIES_MAX = 3
 # An engine that was refused is shown for so long, with the reason.
 _REFUSAL_SHOWN_S = 60.0
 
@@ -176,12 +177,17 @@ class Agent:
         """From the room it needs to its end."""
         assignment = engine.order.assignment
         await asyncio.gather(*map(asyncio.shield, self._stops_of(assignment)))
-        async with self._room:
-            if needed_bytes := self._wanted_bytes.get(assignment, 0):
-                needed_bytes += self._still_to_be_taken(assignment)
-                chosen = to_make_room(self._residents(), needed_bytes, self._free_memory())
-                await asyncio.gather(*map(self._let_go, chosen))
+        if needed_bytes := self._wanted_bytes.get(assignment, 0):
+            async with self._room:
+                await self._make_room(needed_bytes + self._still_to_be_taken(assignment))
         await engine.run()
+
+    async def _make_room(self, needed_bytes: int) -> None:
+        """Let idle engines leave; who is used meanwhile stays, and others are chosen."""
+        for _ in range(_ROOM_TRIES_MAX):
+            chosen = to_make_room(self._residents(), needed_bytes, self._free_memory())
+            if all(await asyncio.gather(*map(self._let_go, chosen))):
+                return
 
     async def _stop(
         self, engine: SupervisedEngine, task: asyncio.Task[None], drain_s: float

@@ -82,7 +82,7 @@ class SupervisedEngine:
         self._last_words = ""
         self.last_used_s = clock.monotonic()
         self.refused_at_s: float | None = None
-        """When the engine was last refused for what it is, unless it has been started since."""
+        """When it was first refused for what it is, since it was last ready or asked for."""
         self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
 
     async def run(self) -> None:
@@ -96,8 +96,9 @@ class SupervisedEngine:
             backoff_max_s = self.order.settings.restart_backoff_max_s
             if self._clock.monotonic() - started > 2 * backoff_max_s:
                 backoff_s = _BACKOFF_FIRST_S
-            if self.refused_at_s is not None:
-                if await self._relieve(_reason(self._last_words)):
+            reason = _reason(self._last_words)
+            if self._last_words and reason not in _PASSING:
+                if await self._relieve(reason):
                     continue
                 # Nothing changes by itself within seconds, and every try costs computing time.
                 backoff_s = backoff_max_s
@@ -108,8 +109,10 @@ class SupervisedEngine:
 
     def retry(self) -> None:
         """Somebody asks for an engine that failed: do not wait for the end of the pause."""
-        if self.status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._has_ended:
+        has_given_up = self._has_ended or bool(self._last_words)
+        if self.status.state == pipeline_pb2.ENGINE_STATE_FAILED and has_given_up:
             self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
+            self.refused_at_s = None
             self._asked_again.set()
 
     @property
@@ -151,7 +154,7 @@ class SupervisedEngine:
         ready_file = self.order.ready_file
         ready_file.unlink(missing_ok=True)
         self._asked_again.clear()
-        self._last_words, self.refused_at_s = "", None
+        self._last_words = ""
         process = await self._spawn()
         self._process, self.pid = process, process.pid
         if self._stopping.is_set():
@@ -169,11 +172,16 @@ class SupervisedEngine:
             await asyncio.gather(watcher, return_exceptions=True)
             if self._kv is not None:
                 self._kv.forget(self.status.incarnation)
+            self._note_end(process.returncode)
+
+    def _note_end(self, code: int | None) -> None:
+        """What the engine itself said last counts more than how its process ended."""
+        if self._asked_again.is_set():
+            self.status = self._empty(pipeline_pb2.ENGINE_STATE_LOADING)
+        else:
             self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
-            self.status.detail = (
-                self._last_words or f"the engine process ended with code {process.returncode}"
-            )
-            self._on_change()
+            self.status.detail = self._last_words or f"the engine process ended with code {code}"
+        self._on_change()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         order_file = self.order.ready_file.with_suffix(".order")
@@ -212,14 +220,14 @@ class SupervisedEngine:
         changed = status.state != self.status.state
         now_s = self._clock.monotonic()
         if changed and status.state == pipeline_pb2.ENGINE_STATE_READY:
-            self.last_used_s = now_s
+            self.last_used_s, self.refused_at_s = now_s, None
         self.last_used_s = max(self.last_used_s, now_s - status.idle_ms / 1000)
         self.status = status
         if changed:
             self._on_change()
         if status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._process is not None:
             self._last_words = status.detail or "the engine gave up"
-            if _reason(self._last_words) not in _PASSING:
+            if self.refused_at_s is None and _reason(self._last_words) not in _PASSING:
                 self.refused_at_s = now_s
             self._process.kill()
 
