@@ -58,6 +58,8 @@ QUANTIZATIONS = ("auto", "none", "int8")
 INT8_PARAMETERS_MIN = 200_000_000
 """Above this many parameters of the whole model, auto means int8 on a CPU."""
 _BUFFER_ELEMENTS_MAX = 1 << 16
+# What the kernels take for themselves with the first step: code made at run time and buffers.
+_KERNEL_BYTES = 16 << 20
 # Entries that do not change what is computed, but could choose how code runs (attention, experts)
 # or make building a model fail or swell (labels, padding, initial weights).
 _CONFIG_KEYS_DROPPED = (
@@ -175,7 +177,7 @@ class StagePlan:
         """Temporary tensors of a step of so many tokens, `logit_rows` of which want logits."""
         shape = self.shape
         width = 6 * shape.hidden_size + 3 * int(self._model.config.intermediate_size)
-        size = token_count * width * self._dtype.itemsize
+        size = _KERNEL_BYTES + token_count * width * self._dtype.itemsize
         if self.layers.is_last(shape.layer_count):
             size += 2 * logit_rows * shape.vocab_size * torch.float32.itemsize
         return size
