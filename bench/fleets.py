@@ -27,11 +27,11 @@ _PREFIX = "SHOAL_WORKER_GPU_"
 _POLL_S = 0.1
 _READY_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
-_LOG_CHARACTERS = 8000
+_LOG_CHARACTERS = 3000
 
 
 class FleetFailed(Exception):
-    """A fleet did not come up, or not in time; the text ends with its log."""
+    """A fleet did not come up, or not in time; a note holds its log."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class BenchFleet:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not (self.data_dir / "run" / "fleet.json").exists():
             if self._process.poll() is not None:
-                raise FleetFailed(f"the fleet ended while it started\n{self.log()}")
+                raise FleetFailed("the fleet ended while it started")
             if time.monotonic() > deadline:
-                raise FleetFailed(f"not ready within {_READY_TIMEOUT_S:g} s\n{self.log()}")
+                raise FleetFailed(f"not ready within {_READY_TIMEOUT_S:g} s")
             time.sleep(_POLL_S)
 
     def log(self) -> str:
@@ -152,6 +152,11 @@ def fleets(plans: Mapping[str, FleetPlan]) -> Iterator[dict[str, BenchFleet]]:
                 started[name] = BenchFleet(plan, data_dir)
                 started[name].until_ready()
             yield started
+        except Exception as err:
+            # Whatever went wrong, the processes' last words are gone with the folder.
+            for name, fleet in started.items():
+                err.add_note(f"the fleet '{name}' said last:\n{fleet.log()}")
+            raise
         finally:
             for fleet in started.values():
                 fleet.stop()
