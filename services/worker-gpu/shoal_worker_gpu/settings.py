@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -88,3 +89,13 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Seconds to reach a neighbouring stage, and for it to grant KV blocks."""
     restart_backoff_max_s: float = Field(default=30.0, gt=0, le=3600)
     """Longest pause before an engine child that died is started again."""
+
+
+def engine_environment() -> dict[str, str]:
+    """The environment of engine children.
+
+    Threads that wait for one another sleep instead of spinning, unless the environment says
+    otherwise: on two cores that others use as well, a step with two spinning threads took 24
+    times as long (1,136 ms against 48 ms).
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
