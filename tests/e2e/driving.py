@@ -99,6 +99,12 @@ class Driver:
         response: router_pb2.GetFleetResponse = await stub.GetFleet(router_pb2.GetFleetRequest())
         return response
 
+    async def readiness(self) -> dict[str, router_pb2.ModelReadiness]:
+        """What a request for each model would meet."""
+        stub = router_pb2_grpc.RouterServiceStub(self._channel(self._router_address).channel)
+        response = await stub.ListModels(router_pb2.ListModelsRequest())
+        return {model.model: model.readiness for model in response.models}
+
     async def sequence_counts(self) -> list[int]:
         """Sequences with KV, engine by engine."""
         counts = []

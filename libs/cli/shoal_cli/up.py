@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import client, fleet, peers, pids, secrets_file
 from shoal_cli.errors import ModelRefused, ProgramMissing, StartFailed
@@ -153,6 +154,7 @@ class _Start:
         self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program)
         self._token = ""
         self._failing_since_s: dict[str, float] = {}
+        self._once_ready: set[str] = set()
         self._clock = SystemClock()
 
     async def run(self) -> None:
@@ -222,7 +224,10 @@ class _Start:
             await clock.sleep(_POLL_S)
 
     async def _look(self) -> set[str]:
-        """Show how far workers are; returns the models with a complete pipeline."""
+        """Show how far workers are; returns the models that answer.
+
+        One that was ready and has been unloaded for being idle answers too: it comes back.
+        """
         router = f"{fleet.HOST}:{self._ports.router}"
         try:
             view = await peers.get_fleet(router, self._token)
@@ -234,7 +239,13 @@ class _Start:
         for worker in view.workers:
             for engine in worker.beat.engines:
                 self._show_engine(worker.beat.node_id, engine)
-        return {model.model for model in models.models if model.is_ready}
+        self._once_ready |= {model.model for model in models.models if model.is_ready}
+        loadable = router_pb2.MODEL_READINESS_LOADABLE
+        return {
+            model.model
+            for model in models.models
+            if model.is_ready or (model.readiness == loadable and model.model in self._once_ready)
+        }
 
     def _show_engine(self, node_id: str, engine: pipeline_pb2.EngineStatus) -> None:
         name = f"{engine.model} on {node_id}"

@@ -30,6 +30,7 @@ from shoal_common.rpc import RpcChannel, translated
 from shoal_worker_gpu.kv_journal import KvMirror
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
+from shoal_worker_gpu.settings import engine_environment
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,9 @@ class SupervisedEngine:
         handle = os.open(order_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(self.order.dump())
-        return await asyncio.create_subprocess_exec(*self._program, str(order_file))
+        return await asyncio.create_subprocess_exec(
+            *self._program, str(order_file), env=engine_environment()
+        )
 
     async def _watch(self, ready_file: Path) -> None:
         """Keep `status` current; kill a child that has stopped answering."""
@@ -242,7 +245,8 @@ class SupervisedEngine:
     def _heard_nothing(self, silent_polls: int, error: ShoalError) -> None:
         if self._stopping.is_set() or self._last_words:
             return
-        if silent_polls == 1:
+        # One that is still starting may be deaf for seconds: importing holds up its event loop.
+        if silent_polls == 1 and not self.is_starting:
             self._warn("engine silent", reason=error.reason)
             self.status = self._empty(pipeline_pb2.ENGINE_STATE_FAILED)
             self.status.detail = "the engine process does not answer"
