@@ -8,6 +8,6 @@ Does not know: text, tokens, HTTP, tensors. It is never on the token path: a dri
 
 A beat's way: `beats` (bytes to message, checked) -> `fleet_view` (who lives) -> `pipeline` (pure:
 engines to chains). A request's way: `rpc` -> `planner` (which model, which error) -> `admission`
-(slots and queue) -> `rpc`. A model's way: `announcements` (what can be loaded) -> `placement` (pure:
-where) -> `loading` (ordered, watched, remembered when it failed) -> the next beats.
+(slots and queue) -> `rpc`. A model's way: `announcements` (what can be loaded) -> `placement`
+(pure: where) -> `loading` (ordered, watched, remembered when it failed) -> the next beats.
 """
