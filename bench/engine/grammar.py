@@ -40,9 +40,7 @@ _FORMATS: dict[str, dict[str, Any] | None] = {
 
 async def measure(report: Report, conditions: Conditions) -> None:
     """JSON mode and a schema to plain text: seconds per decoded token."""
-    for model in conditions.models():
-        with report.part(model.label):
-            await _measure(report, model, conditions)
+    await _measure(report, conditions.large(), conditions)
 
 
 async def _measure(report: Report, model: Model, conditions: Conditions) -> None:

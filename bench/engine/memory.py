@@ -37,9 +37,7 @@ async def measure(report: Report, conditions: Conditions) -> None:
     """The plan's weights to memory as the kernel counts it, after loading."""
     base_bytes = _empty_engine_bytes()
     report.details["empty_engine_bytes"] = base_bytes
-    for model in conditions.models():
-        with report.part(model.label):
-            await _measure(report, model, base_bytes)
+    await _measure(report, conditions.large(), base_bytes)
 
 
 async def _measure(report: Report, model: Model, base_bytes: int) -> None:
