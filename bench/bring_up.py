@@ -1,7 +1,7 @@
 """`shoal up` for benchmarks: the same code, with threads and settings of one's own choosing.
 
-The command line gives each worker an equal part of the machine's cores; a benchmark compares
-thread counts, so it says how many. `python -m bench.bring_up --help` lists the options.
+The command line leaves the number of threads to the workers; a benchmark compares thread counts,
+so it says how many. `python -m bench.bring_up --help` lists the options.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main() -> None:
         models=(fleet.read_model_folder(chosen.model),),
         worker_count=chosen.workers,
         is_split=chosen.workers > 1,
-        core_count=chosen.workers * chosen.threads,
     )
     inherited = settings.load(options.data_dir)
-    own = dict(pair.split("=", 1) for pair in chosen.set)
+    own = {"SHOAL_WORKER_GPU_THREADS": str(chosen.threads)}
+    own |= dict(pair.split("=", 1) for pair in chosen.set)
     cli_settings = replace(inherited, environment={**inherited.environment, **own})
     try:
         with Terminal(Console(width=200)) as terminal:

@@ -67,7 +67,7 @@ def _planned_bytes(model: Model) -> int:
     layers = LayerRange(0, read_shape(model.folder).layer_count)
     quantization = model.settings.get("QUANTIZATION", "auto")
     settings = Settings.model_validate({"quantization": quantization})
-    return plan_stage(model.folder, layers, stage_options(settings, threads=1)).weight_bytes
+    return plan_stage(model.folder, layers, stage_options(settings)).weight_bytes
 
 
 def _empty_engine_bytes() -> int:

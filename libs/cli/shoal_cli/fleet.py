@@ -30,10 +30,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What the person asked for, checked. `core_count` is what this machine lends to workers.
-
-    are_threads_set: the environment says how many threads a worker takes.
-    """
+    """What the person asked for, checked. `core_count` is what this machine lends to workers."""
 
     data_dir: Path
     port: int
@@ -43,7 +40,6 @@ class UpOptions:
     verbosity: int = 0
     config: Path | None = None
     core_count: int = 1
-    are_threads_set: bool = False
 
     @property
     def url(self) -> str:
@@ -188,7 +184,7 @@ def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
     router_address = f"{HOST}:{ports.router}"
     store_address = f"{HOST}:{ports.shard_store}"
     loads = worker_loads(options.models, options.worker_count, options.is_split)
-    threads = str(max(1, options.core_count // options.worker_count))
+    cores = max(1, options.core_count // options.worker_count)
     return Fleet(
         nats=ProcessSpec(
             name="nats",
@@ -210,7 +206,7 @@ def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
                     "NODE_ID": f"worker-{index}",
                     "SHARD_STORE_ADDRESS": store_address,
                     "SHARED_BLOB_DIR": str(options.data_dir / "blobs"),
-                    **({} if options.are_threads_set else {"THREADS": threads}),
+                    "CORES": str(cores),
                 },
                 name=f"worker-{index}",
                 ready_timeout_s=300.0,

@@ -142,7 +142,6 @@ def up(
         verbosity=verbose,
         config=config.absolute() if config else None,
         core_count=cli_settings.core_count(),
-        are_threads_set="SHOAL_WORKER_GPU_THREADS" in settings.environment,
     )
     fleet.check(options)
     pids.check_free(options.data_dir, fleet.HOST, port)

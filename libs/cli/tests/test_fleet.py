@@ -88,15 +88,10 @@ def test_store_may_read_only_the_folders_of_the_models() -> None:
     assert json.loads(settings["SHOAL_SHARD_STORE_IMPORT_ROOTS"]) == ["/models", "/other"]
 
 
-@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 2, "4"), (2, 4, "1"), (1, 1, "1")])
-def test_workers_share_the_cores(cores: int, workers: int, threads: str) -> None:
+@pytest.mark.parametrize(("cores", "workers", "share"), [(8, 2, "4"), (2, 4, "1"), (1, 1, "1")])
+def test_workers_share_the_cores(cores: int, workers: int, share: str) -> None:
     made = plan(core_count=cores, worker_count=workers)
-    assert {spec.settings["SHOAL_WORKER_GPU_THREADS"] for spec in made.workers} == {threads}
-
-
-def test_threads_that_the_environment_names_stand() -> None:
-    made = plan(core_count=8, worker_count=2, are_threads_set=True)
-    assert not any("SHOAL_WORKER_GPU_THREADS" in spec.settings for spec in made.workers)
+    assert {spec.settings["SHOAL_WORKER_GPU_CORES"] for spec in made.workers} == {share}
 
 
 @pytest.mark.parametrize(

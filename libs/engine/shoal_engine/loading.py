@@ -182,10 +182,13 @@ class StagePlan:
             size += 2 * logit_rows * shape.vocab_size * torch.float32.itemsize
         return size
 
-    def load(self, kv_blocks: int) -> Stage:
-        """Read the weights, once. Raises UntrustedCheckpoint for damaged or misshapen tensors."""
-        if self._options.threads > 0:
-            torch.set_num_threads(self._options.threads)
+    def load(self, kv_blocks: int, threads: int = 0) -> Stage:
+        """Read the weights, once. Raises UntrustedCheckpoint for damaged or misshapen tensors.
+
+        threads: instead of those of the options, where a plan's size decides.
+        """
+        if threads or self._options.threads:
+            torch.set_num_threads(threads or self._options.threads)
         _compute_buffers(self._model, self._device)
         if self.quantization == "int8":
             self._filler.fill_int8(self.layers, self.shape)

@@ -79,7 +79,7 @@ class Agent:
         self._wanted_bytes: dict[Assignment, int] = {}
         # What one load frees must not be counted on by another.
         self._room = asyncio.Lock()
-        self._cores = owned_cores()
+        self._cores = settings.cores or owned_cores()
 
     def load_configured(self, assignments: Sequence[Assignment]) -> None:
         """Start what the settings name."""
