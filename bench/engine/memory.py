@@ -20,8 +20,8 @@ from bench.fleets import ROOT
 from bench.served import served
 from shoal_engine.loading import plan_stage
 from shoal_engine.shape import LayerRange, read_shape
-from shoal_worker_gpu.engine_child import stage_options
 from shoal_worker_gpu.settings import Settings
+from shoal_worker_gpu.stage_loader import stage_options
 
 _MIB = 1 << 20
 _KV_MIB = 64

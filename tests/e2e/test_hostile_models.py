@@ -105,6 +105,7 @@ async def ask(client: AsyncOpenAI, model: str) -> str:
     return reply.choices[0].message.content or ""
 
 
+@pytest.mark.slow
 async def test_a_template_that_never_ends_fails_its_request_and_no_other(
     client: AsyncOpenAI,
 ) -> None:

@@ -16,7 +16,7 @@ from shoal_common.rpc import RpcChannel
 from tests.e2e.driving import Driver
 from tests.e2e.fleet import MODELS, Fleet
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
 
 LOADABLE = router_pb2.MODEL_READINESS_LOADABLE
 # Between two questions to other processes: asking without pause would keep them from their work.

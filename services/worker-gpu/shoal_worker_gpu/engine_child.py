@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2_grpc
 from shoal_common.app import die_with_parent, run_service, until_signal, write_ready_file
@@ -28,7 +27,6 @@ from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.head import Head, HeadLimits
 from shoal_worker_gpu.links import LinkPool, Speaker
-from shoal_worker_gpu.memory import MemoryNeed, free_memory_bytes, kv_block_count
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.outlet import StageOutlet
@@ -37,9 +35,7 @@ from shoal_worker_gpu.rpc import Engine, StageRpc
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.shards import LocalModel, ShardClient
 from shoal_worker_gpu.stage_core import StageCore
-
-if TYPE_CHECKING:
-    from shoal_engine.loading import StageOptions, StagePlan
+from shoal_worker_gpu.stage_loader import load_stage_of
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +43,6 @@ _LEASE_WATCH_S = 1.0
 _DRAIN_POLL_S = 0.05
 # Links and results are held open for ever: nobody waits for their end.
 _STREAMS_END_S = 0.2
-_SHORT_SEQUENCE_TOKENS = 512
-_SMALL_STAGE_BYTES = 200 << 20
 
 
 class EngineChild:
@@ -165,37 +159,14 @@ class EngineChild:
         self._status.progress_percent = 100 * done // max(1, total)
 
     def _load(self, model: LocalModel) -> Backend:
-        """Read weights into a stage. Runs in a thread: it takes seconds to minutes.
-
-        Raises ModelDoesNotFit before anything is read.
-        """
-        from shoal_engine.loading import plan_stage
-        from shoal_engine.shape import LayerRange
-        from shoal_worker_gpu.backends.torch_shard import TorchShard
-
-        settings = self._settings
-        start, stop = model.layers
-        options = stage_options(settings)
-        plan = plan_stage(model.folder, LayerRange(start, stop), options, model.source)
-        blocks = kv_block_count(
-            self._order.assignment.model,
-            memory_need(plan, settings),
-            free_memory_bytes(),
-            settings.kv_memory_mb,
-        )
-        threads = thread_count(settings.threads, self._order.threads, plan.weight_bytes)
-        stage = plan.load(blocks, threads)
-        model.source.close()
+        """Load the stage and say what it is. Raises ModelDoesNotFit and what loading raises."""
+        backend = load_stage_of(model, self._settings, self._order.threads)
         self._status.revision = model.revision
-        self._status.layer_start, self._status.layer_stop = start, stop
-        self._status.layer_count = plan.shape.layer_count
-        self._status.context_length = plan.shape.context_length
-        self._status.weight_bytes = stage.weight_bytes
-        log.info(
-            "memory divided",
-            extra={"weight_bytes": plan.weight_bytes, "kv_blocks": blocks, "threads": threads},
-        )
-        return TorchShard(stage, model.folder)
+        self._status.layer_start, self._status.layer_stop = model.layers
+        self._status.layer_count = backend.layer_count
+        self._status.context_length = backend.context_length
+        self._status.weight_bytes = backend.weight_bytes
+        return backend
 
     async def _compute(self, backend: Backend, thread: ThreadPoolExecutor) -> None:
         """Wire the loaded engine and run it."""
@@ -217,44 +188,6 @@ class EngineChild:
         self._status.state = pipeline_pb2.ENGINE_STATE_READY
         log.info("engine ready", extra={"model": self._status.model})
         await run_engine(engine)
-
-
-def thread_count(asked: int, share: int, weight_bytes: int) -> int:
-    """Torch threads of a stage: as asked, else its share of the cores, one for a small stage.
-
-    A step of a small stage is many short pieces; two threads wait for each other as long as they
-    compute (demo heavyweight, 8 rows, quiet: 9.7 ms with two threads, 10.3 ms with one).
-    """
-    if asked:
-        return asked
-    return 1 if weight_bytes < _SMALL_STAGE_BYTES else share
-
-
-def stage_options(settings: Settings) -> StageOptions:
-    """What the engine is to know of the settings."""
-    from shoal_engine.loading import StageOptions
-
-    return StageOptions(
-        device=settings.device,
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        block_size_tokens=settings.block_size_tokens,
-        strict_exact=settings.strict_exact,
-    )
-
-
-def memory_need(plan: StagePlan, settings: Settings) -> MemoryNeed:
-    """Memory of a stage: one short sequence at least, at most all that run at full length."""
-    per_sequence = -(-plan.shape.context_length // settings.block_size_tokens)
-    return MemoryNeed(
-        weight_bytes=plan.weight_bytes,
-        step_bytes=plan.step_bytes(
-            settings.prefill_chunk_tokens + settings.max_running, 2 * settings.max_running
-        ),
-        kv_block_bytes=plan.kv_block_bytes,
-        kv_blocks_min=min(per_sequence, -(-_SHORT_SEQUENCE_TOKENS // settings.block_size_tokens)),
-        kv_blocks_max=per_sequence * settings.max_running,
-    )
 
 
 def head_limits(settings: Settings, context_length: int) -> HeadLimits:

@@ -11,7 +11,8 @@ ShoalError
 │   ├── StepFailed           a step ended with an error nobody foresaw
 │   ├── LeaseExpired         the head of a sequence went silent
 │   └── EngineNotReady       still loading, or draining
-└── ModelDoesNotFit          the machine's free memory does not hold the stage
+├── ModelDoesNotFit          the machine's free memory does not hold the stage
+└── DeviceOutOfMemory        an accelerator ran out of memory while the stage was loaded
 """
 
 from __future__ import annotations
@@ -113,4 +114,19 @@ class ModelDoesNotFit(ShoalError):
             f"'{model}' needs {weight_mb} MiB of weights, {step_mb} MiB for a step and {kv_mb} MiB "
             f"of KV at least; {free_mb} MiB are free here: split its layers over more workers, use "
             "int8, or free memory"
+        )
+
+
+class DeviceOutOfMemory(ShoalError):
+    """An accelerator ran out of memory while the stage was loaded."""
+
+    reason = "DEVICE_OUT_OF_MEMORY"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 507
+    retryable = False
+
+    def __init__(self, model: str, device: str) -> None:
+        super().__init__(
+            f"{device} ran out of memory while '{model}' was loaded: free memory there, split the "
+            "model over more workers, or allow SHOAL_WORKER_GPU_CPU_FALLBACK"
         )

@@ -37,6 +37,8 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Host name by which other machines reach the engine children; empty: `engine_host`."""
     device: str = "cpu"
     """Torch device: `cpu`, `cuda`, `cuda:1`."""
+    cpu_fallback: bool = False
+    """Load on the CPU, with a warning, what the device has no room for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights and activations; auto is float32 on a CPU."""
     cores: int = Field(default=0, ge=0, le=4096)

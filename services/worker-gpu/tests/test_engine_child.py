@@ -6,20 +6,8 @@ import math
 
 import pytest
 
-from shoal_worker_gpu.engine_child import head_limits, thread_count
+from shoal_worker_gpu.engine_child import head_limits
 from shoal_worker_gpu.settings import Settings, engine_environment
-
-MIB = 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("asked", "share", "weight_mb", "expected"),
-    [(0, 4, 1000, 4), (0, 4, 100, 1), (3, 4, 100, 3), (3, 1, 1000, 3), (0, 1, 1000, 1)],
-)
-def test_a_small_stage_takes_one_thread_unless_asked(
-    asked: int, share: int, weight_mb: int, expected: int
-) -> None:
-    assert thread_count(asked, share, weight_mb * MIB) == expected
 
 
 def test_switches_turn_batching_chunking_and_fusing_off() -> None:
