@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.25
 _PIPELINES_MAX = 16
+_ADMIT_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,10 @@ class Head:
             generation.put_back()
             if self.running_count:
                 return False
+            if self._reservations.may_fit_later(generation, run):
+                # Sequences of other heads hold it; nobody tells when they leave.
+                self._start(self._admit_later())
+                return False
             self._drop_waiting(generation)
             wanted = self._reservations.blocks_for(generation)
             generation.fail(
@@ -250,6 +255,15 @@ class Head:
         self._gauge()
         self._launch(run)
         return True
+
+    async def _admit_later(self) -> None:
+        await self._clock.sleep(_ADMIT_AGAIN_S)
+        self._admission.set()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._asks.add(task)
+        task.add_done_callback(self._asks.discard)
 
     def _note_prefix(self, generation: Generation, cached_count: int) -> None:
         self._metrics.prompt_tokens.labels("reused").inc(cached_count)
@@ -375,9 +389,7 @@ class Head:
             generation.room = wanted * size
             return
         generation.is_growing = True
-        task = asyncio.create_task(self._grow_behind(generation, run, wanted))
-        self._asks.add(task)
-        task.add_done_callback(self._asks.discard)
+        self._start(self._grow_behind(generation, run, wanted))
 
     async def _grow_behind(self, generation: Generation, run: PipelineRun, wanted: int) -> None:
         key = generation.key
@@ -401,7 +413,8 @@ class Head:
         assert victim is not None
         self._detach(victim)
         holding = (Phase.RUNNING, Phase.ATTACHING)
-        if any(g is not victim and g.phase in holding for g in self._live.values()):
+        is_alone = not any(g is not victim and g.phase in holding for g in self._live.values())
+        if not is_alone or (run.route and self._reservations.may_fit_later(victim, run)):
             self._requeue(victim, run)
         else:
             victim.fail(error)
@@ -439,9 +452,7 @@ class Head:
                 self._detach(generation)
                 generation.fail(StageFailed(stage.node_id, detail))
             del self._runs[name]
-            task = asyncio.create_task(run.close())
-            self._asks.add(task)
-            task.add_done_callback(self._asks.discard)
+            self._start(run.close())
         self._admission.set()
 
     def _on_pipeline(self, name: PipelineName) -> list[Generation]:

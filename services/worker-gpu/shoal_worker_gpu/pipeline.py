@@ -35,7 +35,10 @@ class FlyingStep:
 
 
 class PipelineRun:
-    """The head's side of one pipeline."""
+    """The head's side of one pipeline.
+
+    blocks_total: KV blocks of the stage that has the fewest, as far as is known.
+    """
 
     def __init__(self, pipeline: pipeline_pb2.Pipeline, clock: Clock) -> None:
         self.name = pipeline_name(pipeline)
@@ -43,6 +46,7 @@ class PipelineRun:
         self.link: DownstreamLink | None = None
         self.local_step: int | None = None
         self.cost = StepCost()
+        self.blocks_total = 0
         self._results: ResultsReader | None = None
         self._clock = clock
         self._flying: dict[int, FlyingStep] = {}

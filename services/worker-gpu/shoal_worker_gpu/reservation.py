@@ -63,6 +63,11 @@ class Reservations:
         last = min(self.last_position(generation), len(generation.ids) + self._lump * size)
         return -(-max(last, len(generation.ids)) // size)
 
+    def may_fit_later(self, generation: Generation, run: PipelineRun) -> bool:
+        """Its stages have room for what is known of it, once others have left."""
+        needed = -(-len(generation.ids) // self._core.backend.block_size_tokens)
+        return needed <= run.blocks_total
+
     def last_position(self, generation: Generation) -> int:
         """Positions that the generation can reach."""
         return min(
@@ -77,6 +82,7 @@ class Reservations:
         self, generation: Generation, run: PipelineRun, plan: SamplingPlan, upstream: Upstream
     ) -> Grant:
         """Attach on every stage. Raises KvExhausted, StageFailed."""
+        run.blocks_total = run.blocks_total or self._core.backend.blocks_total
         wanted = self.blocks_for(generation)
         keys = generation.block_keys(len(generation.ids)) if generation.may_reuse else []
         try:
@@ -154,7 +160,9 @@ class Reservations:
     ) -> stage_pb2.Granted:
         assert run.link is not None
         request = stage_pb2.LinkRequest(attach=attach, grow=grow)
-        return await run.link.ask(generation.key, request, self._limits.grant_timeout_s)
+        granted = await run.link.ask(generation.key, request, self._limits.grant_timeout_s)
+        run.blocks_total = min(self._core.backend.blocks_total, granted.blocks_total)
+        return granted
 
 
 def _wire_key(generation: Generation) -> stage_pb2.SequenceKey:

@@ -222,6 +222,7 @@ class UpstreamLink:
     async def _on_attach(self, attach: stage_pb2.Attach) -> None:
         key = _key(attach.key)
         granted = held = 0
+        total = self._core.backend.blocks_total
         try:
             self._check_attach(attach)
             entry = await self._entered(attach, key)
@@ -234,6 +235,7 @@ class UpstreamLink:
                     self._detach_behind(attach.route[0], key)
                 granted = min(granted, behind.blocks_granted)
                 held = min(held, behind.blocks_held)
+                total = min(total, behind.blocks_total)
         except KvExhausted:
             granted = 0
         except ShoalError as err:
@@ -243,7 +245,7 @@ class UpstreamLink:
         if granted < attach.blocks_wanted:
             self._core.detach(key)
             granted = 0
-        self._granted(key, granted, held)
+        self._granted(key, granted, total, held)
 
     def _check_attach(self, attach: stage_pb2.Attach) -> None:
         backend = self._core.backend
@@ -321,6 +323,7 @@ class UpstreamLink:
     async def _on_grow(self, grow: stage_pb2.Grow) -> None:
         key = _key(grow.key)
         held = self._core.table.get(key)
+        total = self._core.backend.blocks_total
         try:
             entry = await self._core.table.grow_when_free(key, grow.blocks_wanted)
             granted = len(entry.kv.blocks)
@@ -328,6 +331,7 @@ class UpstreamLink:
                 link = await self._engine.links.get(entry.route[0])
                 behind = await link.ask(key, stage_pb2.LinkRequest(grow=grow), _GRANT_TIMEOUT_S)
                 granted = min(granted, behind.blocks_granted)
+                total = min(total, behind.blocks_total)
         except KvExhausted:
             granted = len(held.kv.blocks) if held is not None else 0
         except StageFailed as err:
@@ -336,10 +340,12 @@ class UpstreamLink:
         except ShoalError as err:
             self.refuse(key, err.reason, str(err), self._core.node_id)
             return
-        self._granted(key, granted)
+        self._granted(key, granted, total)
 
-    def _granted(self, key: SequenceKey, blocks: int, held: int = 0) -> None:
-        granted = stage_pb2.Granted(key=_wire_key(key), blocks_granted=blocks, blocks_held=held)
+    def _granted(self, key: SequenceKey, blocks: int, total: int, held: int = 0) -> None:
+        granted = stage_pb2.Granted(
+            key=_wire_key(key), blocks_granted=blocks, blocks_held=held, blocks_total=total
+        )
         self._reply(stage_pb2.LinkResponse(granted=granted))
 
     def _on_lease(self, request: stage_pb2.LinkRequest) -> None:

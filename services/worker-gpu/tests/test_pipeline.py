@@ -19,7 +19,7 @@ from shoal_worker_gpu.errors import QueueFull, WrongEngine
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend, expected_tokens
 
-from .conftest import Pipeline
+from .conftest import Pipeline, hash_nodes, running
 
 Make = Callable[..., Awaitable[Pipeline[HashBackend]]]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -107,6 +107,22 @@ async def test_blocks_that_are_being_freed_are_waited_for(
         replies = await asyncio.gather(*(pipeline.tokens(prompt, 40) for prompt in prompts))
         assert replies == [expected_tokens(prompt, 40) for prompt in prompts]
     await pipeline.until_free()
+
+
+async def test_a_head_waits_for_kv_that_another_head_holds() -> None:
+    """Two heads share a last stage with room for one of them."""
+    settings = Settings(block_size_tokens=4, grow_blocks=1)
+    first, last = hash_nodes((3,), settings, block_count=12)
+    second, _ = hash_nodes((3,), settings, block_count=12)
+    async with running([first, last]) as one, running([second]) as two:
+        two.plan.stages.append(last.stage())
+        for _ in range(3):
+            replies = await asyncio.gather(
+                *(pipeline.tokens([n, n + 1, n + 2], 38) for n, pipeline in enumerate((one, two)))
+            )
+            assert replies == [expected_tokens([n, n + 1, n + 2], 38) for n in range(2)]
+        await one.until_free()
+        await two.until_free()
 
 
 async def test_a_prompt_beyond_all_kv_is_refused(make_pipeline: Make) -> None:

@@ -292,14 +292,16 @@ class Ack(_message.Message):
     def __init__(self, step_id: _Optional[int] = ..., head_incarnation: _Optional[str] = ...) -> None: ...
 
 class Granted(_message.Message):
-    __slots__ = ("key", "blocks_held", "blocks_granted")
+    __slots__ = ("key", "blocks_held", "blocks_granted", "blocks_total")
     KEY_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_HELD_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_GRANTED_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     key: SequenceKey
     blocks_held: int
     blocks_granted: int
-    def __init__(self, key: _Optional[_Union[SequenceKey, _Mapping]] = ..., blocks_held: _Optional[int] = ..., blocks_granted: _Optional[int] = ...) -> None: ...
+    blocks_total: int
+    def __init__(self, key: _Optional[_Union[SequenceKey, _Mapping]] = ..., blocks_held: _Optional[int] = ..., blocks_granted: _Optional[int] = ..., blocks_total: _Optional[int] = ...) -> None: ...
 
 class SequenceRefused(_message.Message):
     __slots__ = ("key", "reason", "detail", "node_id")
