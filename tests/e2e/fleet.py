@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 READY_LINE = "Shoal is ready"
+READY_TIMEOUT_S = 120.0
 
 
 def free_port() -> int:
@@ -61,7 +63,7 @@ class Fleet:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def until_ready(self, timeout_s: float = 120) -> None:
+    def until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Raises AssertionError with the fleet's log when it does not come up."""
         assert self._is_ready.wait(timeout_s), self.log()
         assert any(READY_LINE in line for line in self.lines), self.log()
@@ -122,3 +124,23 @@ class Fleet:
                 if READY_LINE in line:
                     self._is_ready.set()
         self._is_ready.set()
+
+
+@contextmanager
+def fleet_up(
+    data_dir: Path,
+    *,
+    models: Sequence[str | Path],
+    workers: int = 1,
+    split: bool = False,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = READY_TIMEOUT_S,
+) -> Iterator[Fleet]:
+    """A fleet from ready to stopped; it must stop in good order."""
+    fleet = Fleet(data_dir, models=models, workers=workers, split=split, environment=environment)
+    try:
+        fleet.until_ready(timeout_s)
+        yield fleet
+    finally:
+        code = fleet.stop()
+    assert code == 0, fleet.log()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -14,35 +14,16 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from tests.e2e.driving import SUITE, Driver, prompt_ids
-from tests.e2e.fleet import MODELS, Fleet
+from tests.e2e.fleet import MODELS, Fleet, fleet_up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), models=["heavyweight"], workers=2, split=True)
-    try:
-        fleet.until_ready()
+    folder = tmp_path_factory.mktemp("fleet")
+    with fleet_up(folder, models=["heavyweight"], workers=2, split=True) as fleet:
         yield fleet
-    finally:
-        code = fleet.stop()
-    assert code == 0, fleet.log()
-
-
-@pytest.fixture
-async def client(fleet: Fleet) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{fleet.url}/v1", api_key=fleet.key, max_retries=0, timeout=60
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-async def driver(fleet: Fleet) -> AsyncIterator[Driver]:
-    driver = Driver(fleet.address("router"), fleet.token)
-    yield driver
-    await driver.close()
 
 
 async def ask(client: AsyncOpenAI, text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
@@ -12,7 +12,7 @@ import psutil
 import pytest
 from openai import AsyncOpenAI
 
-from tests.e2e.fleet import MODELS, READY_LINE, Fleet
+from tests.e2e.fleet import MODELS, READY_LINE, Fleet, fleet_up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -79,23 +79,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One honest model, and one whose template never ends."""
     folder = copy_of("drafter", tmp_path_factory.mktemp("models") / "looper")
     (folder / "chat_template.jinja").write_text(LOOP)
-    fleet = Fleet(
-        tmp_path_factory.mktemp("fleet"), models=["drafter", folder], workers=1, split=False
-    )
-    try:
-        fleet.until_ready()
+    with fleet_up(tmp_path_factory.mktemp("fleet"), models=["drafter", folder]) as fleet:
         yield fleet
-    finally:
-        code = fleet.stop()
-    assert code == 0, fleet.log()
-
-
-@pytest.fixture
-async def client(fleet: Fleet) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{fleet.url}/v1", api_key=fleet.key, max_retries=0, timeout=60
-    ) as client:
-        yield client
 
 
 async def ask(client: AsyncOpenAI, model: str) -> str:

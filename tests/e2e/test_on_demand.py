@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from shoal.shard_store.v1 import shard_store_pb2, shard_store_pb2_grpc
 from shoal_common.clock import SystemClock
 from shoal_common.rpc import RpcChannel
 from tests.e2e.driving import Driver
-from tests.e2e.fleet import MODELS, Fleet
+from tests.e2e.fleet import MODELS, Fleet, fleet_up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -25,34 +25,9 @@ POLL_S = 0.1
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(
-        tmp_path,
-        models=["heavyweight"],
-        workers=1,
-        split=False,
-        environment={"SHOAL_WORKER_GPU_IDLE_MODEL_S": "1"},
-    )
-    try:
-        fleet.until_ready()
+    environment = {"SHOAL_WORKER_GPU_IDLE_MODEL_S": "1"}
+    with fleet_up(tmp_path, models=["heavyweight"], environment=environment) as fleet:
         yield fleet
-    finally:
-        code = fleet.stop()
-    assert code == 0, fleet.log()
-
-
-@pytest.fixture
-async def client(fleet: Fleet) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{fleet.url}/v1", api_key=fleet.key, max_retries=0, timeout=120
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-async def driver(fleet: Fleet) -> AsyncIterator[Driver]:
-    driver = Driver(fleet.address("router"), fleet.token)
-    yield driver
-    await driver.close()
 
 
 async def import_model(fleet: Fleet, folder: Path) -> None:

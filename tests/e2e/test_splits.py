@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from shoal.common.v1 import chat_pb2
 from tests.e2e.driving import SUITE, Driver, prompt_ids
-from tests.e2e.fleet import MODELS, Fleet
+from tests.e2e.fleet import MODELS, Fleet, fleet_up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -23,22 +23,11 @@ def fleet(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     count: int = request.param
-    fleet = Fleet(
-        tmp_path_factory.mktemp("fleet"), models=DEMO_MODELS, workers=count, split=count > 1
-    )
-    try:
-        fleet.until_ready(240)
+    folder = tmp_path_factory.mktemp("fleet")
+    with fleet_up(
+        folder, models=DEMO_MODELS, workers=count, split=count > 1, timeout_s=240
+    ) as fleet:
         yield fleet
-    finally:
-        code = fleet.stop()
-    assert code == 0, fleet.log()
-
-
-@pytest.fixture
-async def driver(fleet: Fleet) -> AsyncIterator[Driver]:
-    driver = Driver(fleet.address("router"), fleet.token)
-    yield driver
-    await driver.close()
 
 
 @pytest.mark.parametrize("model", DEMO_MODELS)
