@@ -112,7 +112,10 @@ class BlockPool:
             own = self.allocate(block_count - kept)
         except CacheFull:
             self.release(used)
-            raise
+            if not used:
+                raise
+            # Copying needs the prefix and its copy at once; computing it anew does not.
+            return self.attach(block_count)
         return SequenceKv(
             blocks=used[:kept] + own,
             length=position,

@@ -136,6 +136,17 @@ def test_whole_tiles_are_shared_and_the_rest_is_copied() -> None:
     assert pool.used_count == 2 * tile_blocks + 3 + 2 * (80 - 2 * tile_blocks)
 
 
+def test_a_prefix_gives_way_to_the_sequence_that_cannot_copy_it() -> None:
+    pool = BlockPool(6, 4)
+    filled(pool, 4, keys_of(4))
+    kv = pool.attach(5, keys_of(4), position_max=100)
+    assert (kv.length, len(kv.blocks), kv.copies) == (0, 5, [])
+    with pytest.raises(CacheFull):
+        pool.attach(2, keys_of(4), position_max=100)
+    pool.detach(kv)
+    assert pool.free_count == 6
+
+
 def test_a_stage_that_holds_more_than_was_agreed_gives_it_up() -> None:
     pool = BlockPool(256, 16)
     tile_blocks = TILE_TOKENS // 16

@@ -331,7 +331,9 @@ class Head:
             rows_max=limits.running_max,
             depth=run.depth,
             prefill_tokens_max=limits.prefill_tokens_max,
-            prompt_budget=lambda rows: run.cost.prompt_tokens_within(rows, factor),
+            prompt_budget=lambda rows, waiting: run.cost.prompt_tokens_within(
+                rows, factor, waiting
+            ),
             prompts_max=limits.prompts_per_step_max,
         )
 

@@ -42,13 +42,13 @@ class ChosenRow:
 @dataclass(frozen=True)
 class StepLimits:
     """rows_max: decode rows in one step. depth: stages of the pipeline. prefill_tokens_max: prompt
-    tokens in one step. prompt_budget: of these, how many beside n decode rows. prompts_max:
-    prompts in one step."""
+    tokens in one step. prompt_budget: of these, how many beside n decode rows while m prompts
+    wait. prompts_max: prompts in one step."""
 
     rows_max: int
     depth: int
     prefill_tokens_max: int
-    prompt_budget: Callable[[int], int]
+    prompt_budget: Callable[[int, int], int]
     prompts_max: int
 
 
@@ -59,11 +59,12 @@ def choose_rows(candidates: Iterable[Candidate], limits: StepLimits) -> list[Cho
     decoding = sum(1 for c in running if c.is_decoding or c.is_in_flight)
     share = min(limits.rows_max, -(-decoding // limits.depth))
     rows = [_row(c, 1) for c in ready if c.is_decoding and c.room > 0][:share]
+    prompts = [c for c in ready if not c.is_decoding and c.room > 0]
     budget = limits.prefill_tokens_max
     if any(c.is_decoding for c in running):
         # Those whose rows are in flight elsewhere wait behind this step as well.
-        budget = min(budget, limits.prompt_budget(share))
-    prompts = [c for c in ready if not c.is_decoding and c.room > 0][: limits.prompts_max]
+        budget = min(budget, limits.prompt_budget(share, len(prompts)))
+    prompts = prompts[: limits.prompts_max]
     for candidate in prompts:
         count = min(candidate.pending, candidate.room, budget)
         if count > 0:

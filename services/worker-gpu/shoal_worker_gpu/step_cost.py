@@ -31,17 +31,20 @@ class StepCost:
         beside_us = compute_us - (self._decode_us_of(decode_rows) if decode_rows else 0.0)
         self._token_us = _moved(self._token_us, max(0.0, beside_us) / prompt_tokens)
 
-    def prompt_tokens_within(self, decode_rows: int, factor: float) -> int:
+    def prompt_tokens_within(self, decode_rows: int, factor: float, waiting: int = 1) -> int:
         """Prompt tokens beside `decode_rows` in a step of `factor` times their own time.
 
-        At least 1, so that prompts go on; one for each decode row until both are measured.
+        Where more prompts are `waiting` for a first token than rows for their next one, the time
+        beside decoding grows with them. At least 1, so that prompts go on; one for each decode row
+        until both are measured.
         """
         if math.isinf(factor):
             return sys.maxsize
         decode_us = self._decode_us_of(decode_rows)
         if not decode_us or not self._token_us:
             return max(1, decode_rows)
-        return max(1, int((factor - 1) * decode_us / self._token_us))
+        crowd = max(1.0, waiting / max(1, decode_rows))
+        return max(1, int((factor - 1) * crowd * decode_us / self._token_us))
 
     def _decode_us_of(self, rows: int) -> float:
         """Of the measured number of rows nearest to `rows`, 0 when nothing is measured."""

@@ -8,7 +8,7 @@ from shoal_worker_gpu.scheduler import Candidate, ChosenRow, StepLimits, choose_
 def limits_of(
     *, rows: int = 32, depth: int = 1, prompt_tokens: int = 8, prompts: int = 32, beside: int = 1000
 ) -> StepLimits:
-    return StepLimits(rows, depth, prompt_tokens, lambda _: beside, prompts)
+    return StepLimits(rows, depth, prompt_tokens, lambda rows, waiting: beside, prompts)
 
 
 LIMITS = limits_of()
@@ -77,10 +77,15 @@ def test_prompts_get_little_while_others_decode() -> None:
 
 
 def test_the_budget_is_asked_for_the_rows_of_this_step() -> None:
-    asked: list[int] = []
-    limits = StepLimits(32, 2, 8, lambda rows: asked.append(rows) or 2, 32)
-    choose_rows([*(decoding(n) for n in range(5)), prompt(9, 4)], limits)
-    assert asked == [3]
+    asked: list[tuple[int, int]] = []
+
+    def budget(rows: int, waiting: int) -> int:
+        asked.append((rows, waiting))
+        return 2
+
+    limits = StepLimits(32, 2, 8, budget, 32)
+    choose_rows([*(decoding(n) for n in range(5)), prompt(9, 4), prompt(10, 4)], limits)
+    assert asked == [(3, 2)]
 
 
 def test_prompts_share_a_step_unless_told_not_to() -> None:

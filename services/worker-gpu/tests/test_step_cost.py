@@ -21,6 +21,11 @@ def test_prompt_tokens_fill_what_the_factor_leaves() -> None:
     assert measured(decode_us=5000).prompt_tokens_within(4, 2.0) == 50
 
 
+def test_a_crowd_that_waits_for_first_tokens_gets_more_time() -> None:
+    assert measured().prompt_tokens_within(4, 2.0, waiting=4) == 10
+    assert measured().prompt_tokens_within(4, 2.0, waiting=12) == 30
+
+
 def test_at_least_one_token_goes_on() -> None:
     assert measured(decode_us=10).prompt_tokens_within(4, 2.0) == 1
 
