@@ -209,10 +209,20 @@ class Head:
         while True:
             await self._admission.wait()
             self._admission.clear()
-            while self._waiting and self.running_count < self._limits.running_max:
+            while self._waiting and self._may_admit():
                 generation = self._waiting[0]
                 if not await self._admit(generation):
                     break
+
+    def _may_admit(self) -> bool:
+        """Whoever cannot go on without more KV comes before whoever has not begun.
+
+        Else one that was put back takes its blocks again before the other has grown, for ever.
+        """
+        running = [g for g in self._live.values() if g.phase is Phase.RUNNING]
+        return len(running) < self._limits.running_max and not any(
+            self._reservations.is_starved(g) for g in running
+        )
 
     async def _admit(self, generation: Generation) -> bool:
         """Attach the oldest waiting generation; False when it must wait for room."""
@@ -373,22 +383,21 @@ class Head:
 
     def _grow_if_needed(self, generation: Generation, run: PipelineRun) -> None:
         """Ask for a lump of blocks before the sequence reaches the end of its room."""
-        size = self._core.backend.block_size_tokens
         if generation.is_growing or generation.phase is not Phase.RUNNING:
             return
-        is_near_end = len(generation.ids) + size // 2 >= generation.room
-        if not is_near_end or generation.room >= self._reservations.last_position(generation):
+        if not self._reservations.is_short(generation):
             return
         wanted = self._reservations.blocks_for(generation)
         try:
             self._core.table.grow(generation.key, wanted)
         except KvExhausted as err:
             # Blocks that are being freed come with the end of the step, and with it the next try.
-            if len(generation.ids) >= generation.room and not self._core.table.is_freeing:
+            if self._reservations.is_starved(generation) and not self._core.table.is_freeing:
                 self._preempt(run, err)
+                self._grow_if_needed(generation, run)
             return
         if not run.route:
-            generation.room = wanted * size
+            self._has_grown(generation, wanted)
             return
         generation.is_growing = True
         self._start(self._grow_behind(generation, run, wanted))
@@ -404,10 +413,15 @@ class Head:
         if generation.key != key or generation.phase is not Phase.RUNNING:
             return
         generation.is_growing = False
-        generation.room = max(generation.room, blocks * self._core.backend.block_size_tokens)
-        if blocks < wanted and len(generation.ids) >= generation.room:
+        self._has_grown(generation, blocks)
+        if blocks < wanted and self._reservations.is_starved(generation):
             self._preempt(run, KvExhausted(wanted, blocks, self._core.backend.blocks_total))
         self._launch(run)
+
+    def _has_grown(self, generation: Generation, block_count: int) -> None:
+        room = block_count * self._core.backend.block_size_tokens
+        generation.room = max(generation.room, room)
+        self._admission.set()
 
     def _preempt(self, run: PipelineRun, error: KvExhausted) -> None:
         """Put the youngest back to the front of the queue; alone, it ends with `error`."""

@@ -74,6 +74,19 @@ class Reservations:
             self._core.backend.context_length, generation.prompt_count + generation.max_tokens
         )
 
+    def is_short(self, generation: Generation) -> bool:
+        """It comes near the end of its room, and may go beyond."""
+        margin = self._core.backend.block_size_tokens // 2
+        return self._needs_room(generation, margin)
+
+    def is_starved(self, generation: Generation) -> bool:
+        """It is at the end of its room, and may go beyond."""
+        return self._needs_room(generation, 0)
+
+    def _needs_room(self, generation: Generation, margin: int) -> bool:
+        is_near_end = len(generation.ids) + margin >= generation.room
+        return is_near_end and generation.room < self.last_position(generation)
+
     @property
     def _lump(self) -> int:
         return self._limits.grow_blocks
