@@ -2,7 +2,7 @@
 
 Owns waiting and running generations, continuous batching, preemption of the youngest when KV runs
 out, and deadlines. Its own stage computes through `StageCore`; the stages behind it are reached
-through `PipelineRun`.
+through `Pipelines`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
-from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name, stage_name
-from shoal_worker_gpu.progress import NO_PROGRESS
+from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name
+from shoal_worker_gpu.pipelines import Pipelines
 from shoal_worker_gpu.reservation import Grant, Reservations
 from shoal_worker_gpu.scheduler import StepLimits, choose_rows
 from shoal_worker_gpu.sequence import SequenceKey
@@ -35,8 +35,6 @@ from shoal_worker_gpu.step_queue import WorkItem, WorkRow
 
 log = logging.getLogger(__name__)
 
-_WATCH_INTERVAL_S = 0.25
-_PIPELINES_MAX = 16
 _ADMIT_AGAIN_S = 0.1
 
 
@@ -72,14 +70,12 @@ class Head:
         self._core = core
         self._reservations = reservations
         self._grammars = grammars
-        self._links = links
-        self._speaker = speaker
         self._clock = clock
         self._metrics = metrics
         self._limits = limits
         self._waiting: deque[Generation] = deque()
         self._live: dict[int, Generation] = {}
-        self._runs: dict[PipelineName, PipelineRun] = {}
+        self._pipelines = Pipelines(links, speaker, clock, self.step_landed, self.stage_lost)
         self._plans: dict[int, SamplingPlan] = {}
         self._admission = asyncio.Event()
         self._asks: set[asyncio.Task[None]] = set()
@@ -174,7 +170,7 @@ class Head:
         self._detach(generation)
         self._admission.set()
         self._gauge()
-        run = self._runs.get(pipeline_name(generation.request.pipeline))
+        run = self._pipelines.get(pipeline_name(generation.request.pipeline))
         if run is not None:
             run.prune(self._is_running)
             self._launch(run)
@@ -199,11 +195,12 @@ class Head:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._admit_forever())
-                tasks.create_task(self._watch_progress())
-                tasks.create_task(self._renew_leases())
+                tasks.create_task(self._pipelines.watch())
+                tasks.create_task(
+                    self._pipelines.renew_leases(self._core.incarnation, self._limits.lease_s)
+                )
         finally:
-            for run in list(self._runs.values()):
-                await run.close()
+            await self._pipelines.close()
 
     async def _admit_forever(self) -> None:
         while True:
@@ -284,25 +281,8 @@ class Head:
             self._waiting.remove(generation)
 
     async def _pipeline(self, pipeline: pipeline_pb2.Pipeline) -> PipelineRun:
-        name = pipeline_name(pipeline)
-        run = self._runs.get(name)
-        if run is None:
-            await self._close_idle()
-            run = self._runs[name] = PipelineRun(pipeline, self._clock)
-        await run.open(
-            self._links,
-            self._speaker,
-            on_step=lambda result: self.step_landed(name, result),
-            on_lost=self.stage_lost,
-        )
-        return run
-
-    async def _close_idle(self) -> None:
-        """Keep the number of open pipelines bounded."""
         used = {pipeline_name(g.request.pipeline) for g in self._live.values()}
-        idle = [name for name in self._runs if name not in used]
-        for name in idle[: max(0, len(self._runs) - _PIPELINES_MAX + 1)]:
-            await self._runs.pop(name).close()
+        return await self._pipelines.opened(pipeline, used)
 
     def _launch(self, run: PipelineRun) -> None:
         """Start the pipeline's next step if there is room and work for one."""
@@ -357,14 +337,14 @@ class Head:
 
     def left_head(self, name: PipelineName, step_id: int) -> None:
         """This engine's layers are done with a step that goes on down the pipeline."""
-        run = self._runs.get(name)
+        run = self._pipelines.get(name)
         if run is not None:
             run.left_head(step_id)
             self._launch(run)
 
     def step_landed(self, name: PipelineName, result: stage_pb2.StepResult) -> None:
         """A step's tokens have come back."""
-        run = self._runs.get(name)
+        run = self._pipelines.get(name)
         step = run.landed(result.step_id, result.timings) if run is not None else None
         if run is None or step is None:
             return
@@ -391,16 +371,27 @@ class Head:
         try:
             self._core.table.grow(generation.key, wanted)
         except KvExhausted as err:
-            # Blocks that are being freed come with the end of the step, and with it the next try.
-            if self._reservations.is_starved(generation) and not self._core.table.is_freeing:
-                self._preempt(run, err)
-                self._grow_if_needed(generation, run)
+            if self._reservations.is_starved(generation):
+                self._make_room(generation, run, err)
             return
         if not run.route:
             self._has_grown(generation, wanted)
             return
         generation.is_growing = True
         self._start(self._grow_behind(generation, run, wanted))
+
+    def _make_room(self, generation: Generation, run: PipelineRun, error: KvExhausted) -> None:
+        """Another makes way for one that cannot go on, unless blocks are being freed anyway."""
+        if self._core.table.is_freeing:
+            # The step at whose end they are free may be another pipeline's.
+            self._start(self._launch_when_freed(run))
+            return
+        self._preempt(run, error)
+        self._grow_if_needed(generation, run)
+
+    async def _launch_when_freed(self, run: PipelineRun) -> None:
+        await self._core.table.freed()
+        self._launch(run)
 
     async def _grow_behind(self, generation: Generation, run: PipelineRun, wanted: int) -> None:
         key = generation.key
@@ -449,7 +440,7 @@ class Head:
         generation = self._live.get(key.sequence)
         if generation is None or generation.key != key:
             return
-        run = self._runs.get(pipeline_name(generation.request.pipeline))
+        run = self._pipelines.get(pipeline_name(generation.request.pipeline))
         if reason == KvExhausted.reason and run is not None and generation.may_reuse:
             # Its stages disagreed on the prefix and one has no room for what it must give up.
             generation.may_reuse = False
@@ -460,14 +451,10 @@ class Head:
 
     def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
         """A process behind the head is gone: every generation through it ends."""
-        gone = stage_name(stage)
-        for name, run in list(self._runs.items()):
-            if gone not in name[2]:
-                continue
-            for generation in self._on_pipeline(name):
+        for run in self._pipelines.drop(stage):
+            for generation in self._on_pipeline(run.name):
                 self._detach(generation)
                 generation.fail(StageFailed(stage.node_id, detail))
-            del self._runs[name]
             self._start(run.close())
         self._admission.set()
 
@@ -478,22 +465,3 @@ class Head:
             if pipeline_name(generation.request.pipeline) == name
             and generation.phase is not Phase.WAITING
         ]
-
-    async def _watch_progress(self) -> None:
-        while True:
-            await self._clock.sleep(_WATCH_INTERVAL_S)
-            for run in list(self._runs.values()):
-                if run.overdue_s() > 0 and run.route:
-                    suspect = run.stages[-1]
-                    log.warning("step overdue", extra={"peer": suspect.node_id})
-                    self.stage_lost(suspect, NO_PROGRESS)
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await self._clock.sleep(self._limits.lease_s / 4)
-            lease = stage_pb2.LinkRequest(
-                lease=stage_pb2.Lease(head_incarnation=self._core.incarnation)
-            )
-            for run in self._runs.values():
-                if run.link is not None:
-                    run.link.send(lease)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -213,4 +214,28 @@ async def test_bad_requests_hold_nothing(make_pipeline: Make) -> None:
     request.sampling.temperature = -1
     with pytest.raises(InvalidRequest, match="temperature"):
         await drained(pipeline.events(request))
+    await pipeline.until_free()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_crowd_on_any_little_kv_gets_its_tokens(make_pipeline: Make, seed: int) -> None:
+    """Generations of every length that share beginnings, some cancelled, with KV for few."""
+    rng = random.Random(seed)
+    print("seed", seed)
+    cuts = rng.choice([(), (2,), (2, 4)])
+    settings = Settings(block_size_tokens=4, grow_blocks=rng.randint(1, 4))
+    pipeline = await make_pipeline(cuts, settings, block_count=rng.randint(16, 24))
+
+    async def one() -> None:
+        prompt = PROMPT[: rng.randint(1, 8)] * rng.randint(1, 2)
+        count = rng.randint(1, 60 - len(prompt))
+        if rng.random() < 0.3:
+            events = pipeline.events(pipeline.request(prompt, count))
+            for _ in range(rng.randint(1, count)):
+                await anext(events)
+            await events.aclose()
+            return
+        assert await pipeline.tokens(prompt, count) == expected_tokens(prompt, count)
+
+    await asyncio.gather(*(one() for _ in range(12)))
     await pipeline.until_free()
