@@ -84,8 +84,12 @@ def test_ready_file_says_pid_and_addresses(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_no_ready_file_is_written_without_a_path() -> None:
+def test_no_ready_file_is_written_without_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     write_ready_file(None, grpc="127.0.0.1:1")
+    assert not list(tmp_path.iterdir())
 
 
 def _killed_parent_takes_child_along(child: str, options: str) -> bool:
