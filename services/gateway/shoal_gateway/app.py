@@ -16,13 +16,18 @@ from shoal_common.settings import load
 from shoal_common.side import SideServer
 from shoal_common.tokens import TemplateRenderer
 from shoal_gateway import limits
+from shoal_gateway.answers import Answers
 from shoal_gateway.auth import KeyCheck, load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
+from shoal_gateway.http.chat import ChatRoutes
+from shoal_gateway.http.health import HealthRoutes
 from shoal_gateway.http.middleware import make_middlewares
-from shoal_gateway.http.routes import Routes
+from shoal_gateway.http.models import ModelRoutes
+from shoal_gateway.local import LocalBackend
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
+from shoal_gateway.prompt import Prompts
 from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings
 
@@ -69,28 +74,18 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         directory = ModelDirectory(router, clock, settings.default_model)
         library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
         stack.push_async_callback(library.close)
-        completer = Completer(
-            router=router,
-            stages=stages,
-            directory=directory,
-            library=library,
-            renderer=renderer,
-            defaults=_sampling_defaults(settings),
-            limits=_completion_limits(settings),
-            clock=clock,
-        )
+        completer = Completer(router, stages, directory, _completion_limits(settings), clock)
+        prompts = Prompts(directory, library, renderer, _sampling_defaults(settings))
+        answers = Answers([LocalBackend(directory, prompts, completer)])
         app = web.Application(
             client_max_size=limits.BODY_SIZE_BYTES_MAX,
             middlewares=make_middlewares(keys, metrics, clock),
         )
-        Routes(
-            completer=completer,
-            directory=directory,
-            metrics=metrics,
-            clock=clock,
-            is_strict=settings.strict_compat,
-            keep_alive_s=settings.keep_alive_s,
-        ).add_to(app)
+        ChatRoutes(answers, metrics, clock, settings.strict_compat, settings.keep_alive_s).add_to(
+            app
+        )
+        ModelRoutes(directory).add_to(app)
+        HealthRoutes(directory, metrics).add_to(app)
         address = await _listen(app, settings, stack)
         side = SideServer(settings.side_address, metrics.registry, lambda: True)
         stack.push_async_callback(side.stop)
@@ -117,6 +112,9 @@ def _sampling_defaults(settings: Settings) -> SamplingDefaults:
         temperature=settings.default_temperature,
         top_p=settings.default_top_p,
         top_k=settings.default_top_k,
+        min_p=settings.default_min_p,
+        presence_penalty=settings.default_presence_penalty,
+        repetition_penalty=settings.default_repetition_penalty,
         max_tokens=settings.default_max_tokens,
     )
 

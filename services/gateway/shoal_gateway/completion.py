@@ -1,9 +1,10 @@
 """The life of one request, from ChatTask to its last event.
 
-1. Prepare: find the model, render its template, tokenise, decide sampling and the token budget.
+1. Prepare (`Prompts`): find the model, render its template, tokenise, decide sampling and budget.
 2. Plan: hold a plan open at the router for as long as the generation lives.
 3. Generate: the head of the plan's pipeline streams token ids.
-4. Text: ids become whole characters, up to the first stop string.
+4. Text: ids become whole characters, up to the first stop string, and these become reasoning,
+   text and tool calls.
 5. Lost stage: say so, wait briefly for another plan, go on behind the ids already delivered.
 6. Finish: reason and usage; leaving releases the plan and frees the sequence on every stage.
 
@@ -16,10 +17,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from shoal.common.v1 import chat_pb2
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
@@ -29,31 +28,18 @@ from shoal_common.errors import (
     InvalidGrammar,
     InvalidRequest,
     Overloaded,
-    PromptTooLong,
     ShoalError,
     StageFailed,
 )
-from shoal_common.tokens import ModelTokens, TemplateFailed, TemplateRenderer
-from shoal_gateway.errors import ModelNotReady, ModelReplaced
-from shoal_gateway.models import ModelDirectory, ModelLibrary
+from shoal_gateway.errors import ModelReplaced
+from shoal_gateway.models import ModelDirectory
 from shoal_gateway.peers import PlanStream, Router, Stages
+from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
-from shoal_gateway.sampling import SamplingDefaults, grammar_of, resolve
-from shoal_gateway.task import (
-    Admitted,
-    ChatTask,
-    Event,
-    Finished,
-    FinishReason,
-    Message,
-    Queued,
-    Usage,
-)
+from shoal_gateway.shape import shape_of
+from shoal_gateway.task import Admitted, Event, Finished, FinishReason, Queued, Usage
 
 log = logging.getLogger(__name__)
-
-# Shorter prompts are tokenised in less time than a thread takes to answer.
-INLINE_PROMPT_CHARS_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -65,20 +51,6 @@ class CompletionLimits:
     attempts_max: int = 3
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A request that is ready to be planned."""
-
-    request_id: str
-    task: ChatTask
-    model: str
-    revision: str
-    tokens: ModelTokens
-    prompt_ids: tuple[int, ...] = field(repr=False)
-    sampling: chat_pb2.SamplingSpec = field(repr=False)
-    max_tokens: int
-
-
 class Completer:
     """Serves any number of requests at once; keeps nothing of them."""
 
@@ -87,40 +59,20 @@ class Completer:
         router: Router,
         stages: Stages,
         directory: ModelDirectory,
-        library: ModelLibrary,
-        renderer: TemplateRenderer,
-        defaults: SamplingDefaults,
         limits: CompletionLimits,
         clock: Clock,
     ) -> None:
         self._router = router
         self._stages = stages
         self._directory = directory
-        self._library = library
-        self._renderer = renderer
-        self._defaults = defaults
         self._limits = limits
         self._clock = clock
 
-    async def prepare(self, request_id: str, task: ChatTask) -> Prepared:
-        """Step 1. Raises InvalidRequest for what the caller must change."""
-        state = await self._directory.find(task.model)
-        tokens = await self._library.tokens(state.model, state.revision)
-        prompt_ids = await self._prompt_ids(task, tokens)
-        return Prepared(
-            request_id=request_id,
-            task=task,
-            model=state.model,
-            revision=state.revision,
-            tokens=tokens,
-            prompt_ids=prompt_ids,
-            sampling=resolve(task, self._defaults, tokens.generation_config),
-            max_tokens=self._token_budget(task, len(prompt_ids), state.context_length),
-        )
-
     async def run(self, prepared: Prepared) -> AsyncGenerator[Event, None]:
         """Steps 2 to 6. Close the iterator to give up: that frees everything at once."""
-        reply = Reply(prepared.tokens, prepared.task.stop, prepared.task.logprobs)
+        task = prepared.task
+        shape = shape_of(task, prepared.template)
+        reply = Reply(prepared.tokens, task.stop, task.logprobs, shape)
         async with self._router.open_plan(_plan_open(prepared)) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
             while isinstance(plan := await self._first_plan(plans, give_up_at), Queued):
@@ -137,24 +89,6 @@ class Completer:
                     raise
                 except ShoalError as err:
                     plan = await self._replan(plans, plan, err)
-
-    async def _prompt_ids(self, task: ChatTask, tokens: ModelTokens) -> tuple[int, ...]:
-        source = tokens.template(has_tools=bool(task.tools))
-        if source is None:
-            raise TemplateFailed("the model has none, so it cannot chat")
-        prompt = await self._renderer.render(source, _template_variables(task, tokens))
-        if len(prompt) <= INLINE_PROMPT_CHARS_MAX:
-            return tuple(tokens.encode(prompt))
-        return tuple(await asyncio.to_thread(tokens.encode, prompt))
-
-    def _token_budget(self, task: ChatTask, prompt_tokens: int, context_length: int) -> int:
-        """An explicit max_tokens must fit the context; a default takes the room that is left."""
-        if context_length == 0:
-            raise ModelNotReady(task.model)
-        room = context_length - prompt_tokens
-        if room < max(1, task.max_tokens or 0):
-            raise PromptTooLong(prompt_tokens, context_length, task.max_tokens or 0)
-        return task.max_tokens or min(self._defaults.max_tokens, room)
 
     async def _first_plan(self, plans: PlanStream, give_up_at: float) -> Queued | router_pb2.Plan:
         """A queue position, or the plan."""
@@ -182,16 +116,16 @@ class Completer:
                 kind = response.WhichOneof("event")
                 if kind == "admitted":
                     cached_tokens = response.admitted.cached_token_count
-                    yield Admitted()
+                    yield Admitted(len(prepared.prompt_ids), cached_tokens)
                 elif kind == "tokens":
                     _check_order(plan, response.tokens, reply)
-                    if delta := reply.feed(response.tokens):
-                        yield delta
+                    for content in reply.feed(response.tokens):
+                        yield content
                 elif kind == "text":
                     raise StageFailed(_head(plan).node_id, "it speaks text, not token ids")
                 if kind == "finished" or reply.is_stopped:
-                    if delta := reply.flush():
-                        yield delta
+                    for content in reply.flush():
+                        yield content
                     yield _finished(prepared, reply, response, cached_tokens)
                     return
         raise StageFailed(_head(plan).node_id, "the stream ended without a finish")
@@ -232,35 +166,6 @@ class Completer:
         return answer.plan
 
 
-def _template_variables(task: ChatTask, tokens: ModelTokens) -> dict[str, Any]:
-    return {
-        **tokens.special_tokens,
-        "messages": [_template_message(message) for message in task.messages],
-        "tools": list(task.tools) or None,
-        "documents": None,
-        "add_generation_prompt": True,
-    }
-
-
-def _template_message(message: Message) -> dict[str, Any]:
-    """The shape that published templates read."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.tool_calls:
-        fields["tool_calls"] = [
-            {
-                "id": call.call_id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        fields["tool_call_id"] = message.tool_call_id
-    if message.name:
-        fields["name"] = message.name
-    return fields
-
-
 def _head(plan: router_pb2.Plan) -> pipeline_pb2.PipelineStage:
     return plan.pipeline.stages[0]
 
@@ -288,7 +193,8 @@ def _generate_request(
         max_tokens=prepared.max_tokens,
         stop_token_ids=prepared.tokens.stop_token_ids,
         adapter_id=prepared.task.adapter_id,
-        grammar=grammar_of(prepared.task),
+        grammar=prepared.grammar,
+        tenant=prepared.task.tenant,
     )
 
 
@@ -305,4 +211,12 @@ def _finished(
 ) -> Finished:
     is_length = last.finished.reason == stage_pb2.FINISH_REASON_LENGTH
     reason: FinishReason = "length" if is_length and not reply.is_stopped else "stop"
-    return Finished(reason, Usage(len(prepared.prompt_ids), len(reply.ids), cached_tokens))
+    if reply.has_calls and reason == "stop":
+        reason = "tool_calls"
+    usage = Usage(
+        prompt_tokens=len(prepared.prompt_ids),
+        completion_tokens=len(reply.ids),
+        cached_tokens=cached_tokens,
+        reasoning_tokens=reply.reasoning_token_count,
+    )
+    return Finished(reason, usage, reply.stop_string)

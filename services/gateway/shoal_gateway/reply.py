@@ -1,4 +1,4 @@
-"""The text of one reply as its ids arrive: characters, stop strings, logprobs. Pure."""
+"""One reply as its ids arrive: characters, stop strings, logprobs, and their shape. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from shoal.worker.v1 import stage_pb2
 from shoal_common.tokens import ModelTokens, StopChecker
-from shoal_gateway.task import TextDelta, TokenLogprob
+from shoal_gateway.shape import PlainShape, Shape
+from shoal_gateway.task import Content, TextDelta, TokenLogprob
 
 
 class Reply:
@@ -16,14 +17,22 @@ class Reply:
     Positions that were seen before are dropped, so a replayed attempt adds nothing twice.
     """
 
-    def __init__(self, tokens: ModelTokens, stop: Sequence[str], wants_logprobs: bool) -> None:
+    def __init__(
+        self,
+        tokens: ModelTokens,
+        stop: Sequence[str],
+        wants_logprobs: bool,
+        shape: Shape | None = None,
+    ) -> None:
         self.ids: list[int] = []
         self._tokens = tokens
         self._detokenizer = tokens.detokenizer()
         self._stop = StopChecker(stop)
+        self._shape = shape or PlainShape()
         self._wants_logprobs = wants_logprobs
         self._decoded_chars = 0
         self._sent_chars = 0
+        self._reasoning_token_count = 0
         # Logprobs wait for their text: (characters decoded after the token, entry).
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()
 
@@ -32,7 +41,22 @@ class Reply:
         """A stop string was found; nothing more is sent."""
         return self._stop.is_stopped
 
-    def feed(self, delta: stage_pb2.TokensDelta) -> TextDelta | None:
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was found."""
+        return self._stop.found
+
+    @property
+    def has_calls(self) -> bool:
+        """The model has called a tool."""
+        return self._shape.has_calls
+
+    @property
+    def reasoning_token_count(self) -> int:
+        """Tokens the model thought before it answered."""
+        return self._reasoning_token_count
+
+    def feed(self, delta: stage_pb2.TokensDelta) -> list[Content]:
         """Returns what may be sent now. `delta` must not leave a gap before it."""
         assert delta.first_position <= len(self.ids), "positions come in order"
         text = ""
@@ -44,11 +68,12 @@ class Reply:
             is_text = token.token_id not in self._tokens.stop_token_ids
             if self._wants_logprobs and is_text:
                 self._waiting.append((self._decoded_chars, self._entry(token)))
+            self._reasoning_token_count += self._shape.is_reasoning
             if self.is_stopped:
                 break
-        return self._delta(text)
+        return self._contents(text)
 
-    def flush(self) -> TextDelta | None:
+    def flush(self) -> list[Content]:
         """Returns what was held back, at the end of the ids."""
         text = ""
         if not self.is_stopped:
@@ -57,14 +82,14 @@ class Reply:
             text = self._stop.feed(rest)
         if not self.is_stopped:
             text += self._stop.flush()
-        return self._delta(text)
+        return [*self._contents(text), *self._shape.flush()]
 
-    def _delta(self, text: str) -> TextDelta | None:
+    def _contents(self, text: str) -> list[Content]:
         self._sent_chars += len(text)
         ready = []
         while self._waiting and self._waiting[0][0] <= self._sent_chars:
             ready.append(self._waiting.popleft()[1])
-        return TextDelta(text, tuple(ready)) if text or ready else None
+        return self._shape.feed(TextDelta(text, tuple(ready))) if text or ready else []
 
     def _entry(self, token: stage_pb2.GeneratedToken) -> TokenLogprob:
         top = tuple(self._named(entry.token_id, entry.logprob) for entry in token.top)

@@ -24,6 +24,9 @@ class SamplingDefaults:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
     max_tokens: int = 2048
 
 
@@ -42,12 +45,15 @@ def resolve(
         ),
         top_p=_first(asked.top_p, defaults.top_p, _number(checkpoint, "top_p"), 1.0),
         top_k=int(_first(asked.top_k, defaults.top_k, _number(checkpoint, "top_k"), 0)),
-        min_p=_first(asked.min_p, _number(checkpoint, "min_p"), 0.0),
+        min_p=_first(asked.min_p, defaults.min_p, _number(checkpoint, "min_p"), 0.0),
         repetition_penalty=_first(
-            asked.repetition_penalty, _number(checkpoint, "repetition_penalty"), 1.0
+            asked.repetition_penalty,
+            defaults.repetition_penalty,
+            _number(checkpoint, "repetition_penalty"),
+            1.0,
         ),
-        presence_penalty=asked.presence_penalty,
-        frequency_penalty=asked.frequency_penalty,
+        presence_penalty=_first(asked.presence_penalty, defaults.presence_penalty, 0.0),
+        frequency_penalty=asked.frequency_penalty or 0.0,
         logit_bias=dict(asked.logit_bias),
         seed=seed,
         logprobs=task.logprobs,

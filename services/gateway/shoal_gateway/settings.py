@@ -28,6 +28,12 @@ class Settings(ServiceSettings, service="gateway"):
     """Nucleus threshold of requests that name none; unset leaves it to the model."""
     default_top_k: int | None = Field(default=None, ge=0)
     """Candidates kept where a request names no number; 0 keeps all; unset: the model's value."""
+    default_min_p: float | None = Field(default=None, ge=0, le=1)
+    """Least share of the likeliest token's probability, where a request names none."""
+    default_presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Presence penalty of requests that name none."""
+    default_repetition_penalty: float | None = Field(default=None, ge=0.01, le=10)
+    """Repetition penalty of requests that name none; unset leaves it to the model."""
     default_max_tokens: int = Field(default=2048, ge=1, le=32768)
     """Tokens of an answer where the request names no limit."""
     strict_compat: bool = False

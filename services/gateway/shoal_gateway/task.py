@@ -1,4 +1,7 @@
-"""ChatTask: the one internal form of a chat request, and the events of its answer."""
+"""ChatTask: the one internal form of a chat request, and the events of its answer.
+
+Dialects translate client bodies to it and its events back; backends answer it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 FormatKind = Literal["json_object", "json_schema", "regex", "choice"]
+ToolMode = Literal["auto", "none", "required", "named"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,48 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class Image:
+    """Encoded bytes and their media type, or a `url` that they are yet to be fetched from.
+
+    offset: characters of the message's text before it.
+    """
+
+    media_type: str
+    data: bytes = field(repr=False)
+    offset: int = 0
+    url: str = ""
+
+
+@dataclass(frozen=True)
 class Message:
+    """`reasoning` is what the assistant thought before its text; `signature` proves it to the
+    provider that signed it."""
+
     role: Role
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    name: str = ""
+    images: tuple[Image, ...] = ()
+    reasoning: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """`parameters` is a JSON schema. `is_strict`: the arguments must match it."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    is_strict: bool = False
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """`name` is set with mode "named"."""
+
+    mode: ToolMode = "auto"
     name: str = ""
 
 
@@ -38,8 +79,8 @@ class Sampling:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 
@@ -47,12 +88,22 @@ class Sampling:
 @dataclass(frozen=True)
 class ReplyFormat:
     """What the whole reply must look like. `param` is the field that asked for it, `text` the
-    schema or expression, `choices` the texts of kind choice."""
+    schema or expression, `choices` the texts of kind choice, `name` the schema's."""
 
     kind: FormatKind
     param: str
     text: str = ""
     choices: tuple[str, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How much the model is asked to think first. `level` is off, on or a provider's word for an
+    effort; "" leaves it to the model. `budget_tokens` None sets no bound."""
+
+    level: str = ""
+    budget_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +116,22 @@ class ChatTask:
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
-    # Tool definitions as the client wrote them, for the template.
-    tools: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    allows_parallel_calls: bool = True
     # None for free text.
     reply_format: ReplyFormat | None = None
     logprobs: bool = False
     top_logprob_count: int = 0
+    # Answers to the same prompt.
+    choice_count: int = 1
+    thinking: Thinking = Thinking()
     session_id: str = ""
     adapter_id: str = ""
+    # Prefix caches and budgets are kept apart by it.
+    tenant: str = ""
+    # Fields that nobody here knows, for a provider of the client's own dialect.
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,9 +146,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
+    """Reasoning tokens are among the completion's, cached ones among the prompt's."""
+
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +163,18 @@ class Queued:
 
 @dataclass(frozen=True)
 class Admitted:
-    """The head has taken the request."""
+    """The answer begins: what is known of its prompt. Comes again after a lost stage."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """What the model thinks before it answers. A provider's `signature` closes what it signed."""
+
+    text: str
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,9 +186,30 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
+class ToolCallStarted:
+    """`index` counts the calls of this answer from 0; the name is whole."""
+
+    index: int
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """More of the JSON text of a call's arguments."""
+
+    index: int
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Finished:
+    """`stop_string` is the one that ended the answer, if one did."""
+
     reason: FinishReason
     usage: Usage
+    stop_string: str | None = None
 
 
-Event = Queued | Admitted | TextDelta | Finished
+Content = ReasoningDelta | TextDelta | ToolCallStarted | ToolCallDelta
+Event = Queued | Admitted | Content | Finished

@@ -8,6 +8,7 @@ import pytest
 
 from shoal_common.errors import InvalidRequest
 from shoal_gateway.dialects.openai_chat import parse
+from shoal_gateway.task import Image, ToolChoice
 
 HELLO = [{"role": "user", "content": "hi"}]
 
@@ -24,7 +25,7 @@ HELLO = [{"role": "user", "content": "hi"}]
         ("messages[0].content", {"messages": [{"role": "user"}]}),
         (
             "messages[0].content[0].type",
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         ),
         ("model", {"model": 7}),
         ("model", {"model": "m" * 257}),
@@ -43,7 +44,10 @@ HELLO = [{"role": "user", "content": "hi"}]
         ("tools", {"tools": [{}] * 129}),
         ("tools[0].function", {"tools": [{}]}),
         ("tool_choice", {"tool_choice": "maybe"}),
-        ("n", {"n": 2}),
+        ("n", {"n": 17}),
+        ("tools[0].type", {"tools": [{"type": "web_search"}]}),
+        ("tool_choice", {"tool_choice": "required"}),
+        ("reasoning_effort", {"reasoning_effort": "heroic"}),
         ("seed", {"seed": "lucky"}),
         ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
         ("top_logprobs", {"top_logprobs": 2}),
@@ -100,9 +104,30 @@ def test_the_newer_name_of_the_token_limit_wins() -> None:
     assert parse(body).task.max_tokens == 6
 
 
-def test_tool_choice_none_hides_the_tools() -> None:
+def test_a_named_tool_is_the_choice() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert parse({"messages": HELLO, "tools": tools, "tool_choice": "none"}).task.tools == ()
+    choice = {"type": "function", "function": {"name": "f"}}
+    task = parse({"messages": HELLO, "tools": tools, "tool_choice": choice}).task
+    assert task.tool_choice == ToolChoice("named", "f")
+    assert [tool.name for tool in task.tools] == ["f"]
+
+
+def test_an_effort_or_a_template_switch_asks_for_thinking() -> None:
+    assert parse({"messages": HELLO, "reasoning_effort": "low"}).task.thinking.level == "low"
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert parse({"messages": HELLO} | off).task.thinking.level == "off"
+
+
+def test_images_keep_their_place_in_the_text() -> None:
+    url = "data:image/png;base64,aGk="
+    parts = [
+        {"type": "text", "text": "see"},
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "?"},
+    ]
+    message = parse({"messages": [{"role": "user", "content": parts}]}).task.messages[0]
+    assert message.text == "see?"
+    assert message.images == (Image("image/png", b"hi", offset=3),)
 
 
 def test_a_negative_seed_is_taken_as_64_bits() -> None:

@@ -14,8 +14,9 @@ def delta(first_position: int, ids: list[int]) -> stage_pb2.TokensDelta:
 
 
 def run(reply: Reply, ids: list[int]) -> list[TextDelta]:
-    parts = [reply.feed(delta(position, [token])) for position, token in enumerate(ids)]
-    return [part for part in (*parts, reply.flush()) if part is not None]
+    parts = [part for at, token in enumerate(ids) for part in reply.feed(delta(at, [token]))]
+    parts.extend(reply.flush())
+    return [part for part in parts if isinstance(part, TextDelta)]
 
 
 def test_positions_that_came_before_are_dropped(demo_tokens: ModelTokens) -> None:

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from shoal_gateway.http.sse import data_event, with_pauses
+from shoal_gateway.dialects.sse import data_event
+from shoal_gateway.http.sse import with_pauses
 
 
 def test_an_event_is_one_line_whatever_the_text() -> None:

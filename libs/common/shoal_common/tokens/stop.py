@@ -15,18 +15,24 @@ class StopChecker:
         assert all(stop_strings), "an empty stop string would stop everything"
         self._stop_strings = tuple(stop_strings)
         self._held = ""
-        self.is_stopped = False
+        # The stop string that ended the text.
+        self.found: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """A stop string was found."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """Returns what may be sent now; after a stop string nothing more is."""
         if self.is_stopped:
             return ""
         window = self._held + text
-        found = [at for stop in self._stop_strings if (at := window.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stop_strings if (at := window.find(stop)) >= 0]
         if found:
-            self.is_stopped = True
+            start, self.found = min(found)
             self._held = ""
-            return window[: min(found)]
+            return window[:start]
         keep = self._prefix_length(window)
         self._held = window[len(window) - keep :]
         return window[: len(window) - keep]

@@ -1,69 +1,147 @@
-"""The answers of OpenAI's chat completions as JSON objects."""
+"""The answers of OpenAI's chat completions as JSON objects and as a stream. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shoal_common.errors import InvalidRequest, ShoalError
-from shoal_gateway.task import Finished, TextDelta, TokenLogprob, Usage
+from shoal_gateway.collect import Collected
+from shoal_gateway.dialects import sse
+from shoal_gateway.task import (
+    Admitted,
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 @dataclass(frozen=True)
-class ChatRenderer:
-    """One answer; all its parts share id, time and model name. `wants_logprobs` as was asked."""
+class ChatEnvelope:
+    """What all parts of one answer share. `wants_logprobs` as was asked."""
 
     response_id: str
     created: int
     model: str
+    fingerprint: str = ""
     wants_logprobs: bool = False
-    wants_usage: bool = False
 
-    def first_chunk(self) -> dict[str, Any]:
-        return self._chunk([_choice({"role": "assistant", "content": ""})])
-
-    def text_chunk(self, delta: TextDelta) -> dict[str, Any]:
-        logprobs = _logprobs(delta.logprobs) if self.wants_logprobs else None
-        return self._chunk([_choice({"content": delta.text}, logprobs=logprobs)])
-
-    def last_chunks(self, finished: Finished) -> list[dict[str, Any]]:
-        """The finish reason, then the usage where it was asked for."""
-        chunks = [self._chunk([_choice({}, finish_reason=finished.reason)])]
-        if self.wants_usage:
-            chunks.append(self._chunk([]) | {"usage": _usage(finished.usage)})
-        return chunks
-
-    def whole(self, deltas: Iterable[TextDelta], finished: Finished) -> dict[str, Any]:
-        parts = list(deltas)
-        message = {
-            "role": "assistant",
-            "content": "".join(part.text for part in parts),
-            "refusal": None,
-        }
-        entries = tuple(entry for part in parts for entry in part.logprobs)
-        choice = {
-            "index": 0,
-            "message": message,
-            "finish_reason": finished.reason,
-            "logprobs": _logprobs(entries) if self.wants_logprobs else None,
-        }
-        return self._envelope("chat.completion", [choice]) | {"usage": _usage(finished.usage)}
-
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        chunk = self._envelope("chat.completion.chunk", choices)
-        return chunk | {"usage": None} if self.wants_usage else chunk
-
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def wrap(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The object around choices."""
         return {
             "id": self.response_id,
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.fingerprint or None,
             "choices": choices,
         }
+
+    def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
+        """The body for clients that do not stream."""
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
+        usage = usage_of([answer.finished.usage for answer in answers])
+        return self.wrap("chat.completion", choices) | {"usage": usage}
+
+    def _choice(self, index: int, answer: Collected) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": answer.text if answer.text or not answer.calls else None,
+            "refusal": None,
+        }
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if answer.calls:
+            message["tool_calls"] = [_call(call) for call in answer.calls]
+        return {
+            "index": index,
+            "message": message,
+            "finish_reason": answer.finished.reason,
+            "logprobs": _logprobs(answer.logprobs) if self.wants_logprobs else None,
+        }
+
+
+class ChatStream:
+    """The chunks of one answer of `choice_count` choices."""
+
+    def __init__(self, envelope: ChatEnvelope, choice_count: int, wants_usage: bool) -> None:
+        self._envelope = envelope
+        self._choice_count = choice_count
+        self._wants_usage = wants_usage
+        self._begun: set[int] = set()
+        self._usages: list[Usage] = []
+
+    def feed(self, item: tuple[int, Event]) -> bytes:
+        index, event = item
+        match event:
+            case Admitted():
+                return self._begin(index)
+            case Finished():
+                return self._begin(index) + self._finish(index, event)
+            case TextDelta():
+                logprobs = None
+                if self._envelope.wants_logprobs:
+                    logprobs = _logprobs(event.logprobs)
+                return self._begin(index) + self._delta(
+                    index, {"content": event.text}, logprobs=logprobs
+                )
+            case ReasoningDelta():
+                if not event.text:
+                    return b""
+                return self._begin(index) + self._delta(index, {"reasoning_content": event.text})
+            case ToolCallStarted() | ToolCallDelta():
+                return self._begin(index) + self._delta(index, {"tool_calls": [_call_part(event)]})
+            case _:
+                return b""
+
+    def keep_alive(self) -> bytes:
+        return sse.KEEP_ALIVE
+
+    def failure(self, error: ShoalError) -> bytes:
+        return sse.data_event(error_object(error))
+
+    def _begin(self, index: int) -> bytes:
+        if index in self._begun:
+            return b""
+        self._begun.add(index)
+        return self._delta(index, {"role": "assistant", "content": ""})
+
+    def _finish(self, index: int, finished: Finished) -> bytes:
+        self._usages.append(finished.usage)
+        data = self._delta(index, {}, finish_reason=finished.reason)
+        if len(self._usages) < self._choice_count:
+            return data
+        if self._wants_usage:
+            usage = {"usage": usage_of(self._usages)}
+            data += sse.data_event(self._envelope.wrap("chat.completion.chunk", []) | usage)
+        return data + sse.DONE
+
+    def _delta(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "finish_reason": finish_reason,
+            "logprobs": logprobs,
+        }
+        chunk = self._envelope.wrap("chat.completion.chunk", [choice])
+        if self._wants_usage:
+            chunk["usage"] = None
+        return sse.data_event(chunk)
 
 
 def error_object(error: ShoalError) -> dict[str, Any]:
@@ -79,22 +157,35 @@ def error_object(error: ShoalError) -> dict[str, Any]:
     }
 
 
-def _choice(
-    delta: dict[str, Any], finish_reason: str | None = None, logprobs: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
+def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
+    """The usage of choices that share one prompt."""
+    prompt_tokens = max(usage.prompt_tokens for usage in usages)
+    completion_tokens = sum(usage.completion_tokens for usage in usages)
+    reasoning_tokens = sum(usage.reasoning_tokens for usage in usages)
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 
 
-def _logprobs(entries: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.call_id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def _call_part(event: ToolCallStarted | ToolCallDelta) -> dict[str, Any]:
+    if isinstance(event, ToolCallStarted):
+        return {"index": event.index} | _call(ToolCall(event.call_id, event.name, ""))
+    return {"index": event.index, "function": {"arguments": event.arguments}}
+
+
+def _logprobs(entries: Iterable[TokenLogprob]) -> dict[str, Any]:
     return {"content": [_logprob(entry) for entry in entries], "refusal": None}
 
 

@@ -1,4 +1,4 @@
-"""What holds for every route: the key, errors in OpenAI's shape, counts, one log line.
+"""What holds for every route: the key, errors in the route's dialect, counts, one log line.
 
 The one place where a ShoalError becomes an HTTP status.
 """
@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from shoal_common import log as shoal_log
 from shoal_common.clock import Clock
-from shoal_common.errors import Internal, InvalidRequest, RequestTooLarge, ShoalError
+from shoal_common.errors import Internal, InvalidRequest, ShoalError
 from shoal_common.ids import new_request_id
-from shoal_gateway import limits
 from shoal_gateway.auth import KeyCheck
 from shoal_gateway.dialects.openai_render import error_object
 from shoal_gateway.errors import UnknownRoute, WrongMethod
-from shoal_gateway.http import sse
+from shoal_gateway.http.body import body_too_large
+from shoal_gateway.http.streaming import STREAM, BegunStream
 from shoal_gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,9 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
+# How errors look below a path; everywhere else in OpenAI's shape.
+ERROR_SHAPES: dict[str, Callable[[ShoalError], dict[str, Any]]] = {}
 REQUEST_ID = web.RequestKey("request_id", str)
-# The stream of server-sent events that has begun: its status is out, so errors become events.
-STREAM = web.RequestKey("stream", web.StreamResponse)
 FAILED = web.RequestKey("failed", bool)
 # Never seen by anyone: the client has gone.
 CLIENT_GONE_STATUS = 499
@@ -70,7 +71,7 @@ def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Mid
         except ShoalError as err:
             return await _answer(request, err)
         except web.HTTPException as err:
-            return error_response(_translate(err, request), err.headers.get("Allow"))
+            return error_response(request, _translate(err, request), err.headers.get("Allow"))
         except ConnectionError:
             raise
         # The outermost loop of a request's task.
@@ -84,17 +85,18 @@ def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Mid
 
 async def _answer(request: web.Request, error: ShoalError) -> web.StreamResponse:
     """An error before the first byte has its own status; a later one is the stream's last event."""
-    stream: web.StreamResponse | None = request.get(STREAM)
-    if stream is None:
-        return error_response(error)
+    begun: BegunStream | None = request.get(STREAM)
+    if begun is None:
+        return error_response(request, error)
     request[FAILED] = True
     log.warning("stream failed", extra={"reason": error.reason})
-    await stream.write(sse.data_event(error_object(error)))
-    await stream.write_eof()
-    return stream
+    return await begun.fail(error)
 
 
-def error_response(error: ShoalError, allow: str | None = None) -> web.Response:
+def error_response(
+    request: web.Request, error: ShoalError, allow: str | None = None
+) -> web.Response:
+    """In the shape that the route's clients read."""
     headers = {}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -102,7 +104,11 @@ def error_response(error: ShoalError, allow: str | None = None) -> web.Response:
         headers["Retry-After"] = "1"
     if allow:
         headers["Allow"] = allow
-    return web.json_response(error_object(error), status=error.http_status, headers=headers)
+    shape: Callable[[ShoalError], dict[str, Any]] = error_object
+    for prefix, other in ERROR_SHAPES.items():
+        if request.path.startswith(prefix):
+            shape = other
+    return web.json_response(shape(error), status=error.http_status, headers=headers)
 
 
 def _translate(error: web.HTTPException, request: web.Request) -> ShoalError:
@@ -114,12 +120,6 @@ def _translate(error: web.HTTPException, request: web.Request) -> ShoalError:
     if error.status == 413:
         return body_too_large()
     return InvalidRequest(error.reason or "the request cannot be read")
-
-
-def body_too_large() -> RequestTooLarge:
-    return RequestTooLarge(
-        f"the body is larger than {limits.BODY_SIZE_BYTES_MAX} bytes; shorten the messages"
-    )
 
 
 def _outcome(status: int) -> str:

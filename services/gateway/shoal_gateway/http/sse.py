@@ -1,12 +1,11 @@
-"""Server-sent events: their form, and comments that keep a silent stream open."""
+"""Server-sent events on a connection: headers, and pauses that are noticed."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -14,15 +13,7 @@ HEADERS = {
     # Tells proxies such as nginx not to collect the stream first.
     "X-Accel-Buffering": "no",
 }
-KEEP_ALIVE = b": keep-alive\n\n"
-DONE = b"data: [DONE]\n\n"
-
 T = TypeVar("T")
-
-
-def data_event(value: dict[str, Any]) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
 
 
 async def with_pauses(

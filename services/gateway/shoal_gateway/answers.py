@@ -1,0 +1,62 @@
+"""Who answers a task: this fleet, or a provider. Callers see one Answer either way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from shoal_gateway.task import ChatTask, Event
+
+
+class Answer(Protocol):
+    """A task that is ready to be answered, once. `model` is the name of who answers."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the same seed may draw other tokens; "" where nobody knows."""
+        ...
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        """Ends after Finished, or raises ShoalError. Close it to give up."""
+        ...
+
+
+class Backend(Protocol):
+    """Answers tasks for some models."""
+
+    async def serves(self, model: str) -> bool:
+        """Whether tasks for that model are this backend's; "" means the default model."""
+        ...
+
+    async def open(self, request_id: str, task: ChatTask) -> Answer:
+        """Check and prepare. Raises InvalidRequest for what the caller must change."""
+        ...
+
+    async def count_tokens(self, task: ChatTask) -> int:
+        """Tokens of the task's prompt. Raises as `open` does."""
+        ...
+
+
+class Answers:
+    """The first backend that serves a model answers for it; the last one refuses by name."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        assert backends
+        self._backends = tuple(backends)
+
+    async def open(self, request_id: str, task: ChatTask) -> Answer:
+        """Raises UnknownModel and whatever the backend finds wrong."""
+        return await (await self._backend(task.model)).open(request_id, task)
+
+    async def count_tokens(self, task: ChatTask) -> int:
+        """Tokens of the task's prompt."""
+        return await (await self._backend(task.model)).count_tokens(task)
+
+    async def _backend(self, model: str) -> Backend:
+        for backend in self._backends[:-1]:
+            if await backend.serves(model):
+                return backend
+        return self._backends[-1]

@@ -1,0 +1,58 @@
+"""Which models there are, over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from shoal.router.v1 import router_pb2
+from shoal_common.errors import UnknownModel
+from shoal_gateway import limits
+from shoal_gateway.models import ModelDirectory
+
+_STATE_NAMES = {
+    router_pb2.MODEL_READINESS_READY: "ready",
+    router_pb2.MODEL_READINESS_LOADABLE: "loadable",
+    router_pb2.MODEL_READINESS_LOADING: "loading",
+    router_pb2.MODEL_READINESS_INCOMPLETE: "incomplete",
+}
+
+
+@dataclass(frozen=True)
+class ModelRoutes:
+    """The handlers with what they need."""
+
+    directory: ModelDirectory
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/v1/models", self.list_models)
+        # Model names may hold slashes.
+        app.router.add_get("/v1/models/{model:.+}", self.show_model)
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        states = await self.directory.states(age_s_max=0.0)
+        return web.json_response({"object": "list", "data": [_model(state) for state in states]})
+
+    async def show_model(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["model"]
+        states = await self.directory.states(age_s_max=0.0)
+        for state in states:
+            if state.model == wanted:
+                return web.json_response(_model(state))
+        raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
+
+
+def _model(state: router_pb2.ModelState) -> dict[str, Any]:
+    is_loading = state.readiness == router_pb2.MODEL_READINESS_LOADING
+    return {
+        "id": state.model,
+        "object": "model",
+        "created": 0,
+        "owned_by": "shoal",
+        "is_ready": state.is_ready,
+        "state": _STATE_NAMES.get(state.readiness, "ready" if state.is_ready else "incomplete"),
+        "loading_percent": state.loading_percent if is_loading else None,
+        "context_length": state.context_length,
+    }

@@ -1,0 +1,57 @@
+"""One answer's events onto an open connection."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from shoal_common.errors import ShoalError
+from shoal_gateway.dialects.render import StreamRenderer
+from shoal_gateway.http import sse
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BegunStream:
+    """Its status is out, so an error becomes its last event."""
+
+    response: web.StreamResponse
+    renderer: StreamRenderer[Any]
+
+    async def fail(self, error: ShoalError) -> web.StreamResponse:
+        await self.response.write(self.renderer.failure(error))
+        await self.response.write_eof()
+        return self.response
+
+
+STREAM = web.RequestKey("stream", BegunStream)
+
+
+async def write_stream(
+    request: web.Request,
+    events: AsyncGenerator[T, None],
+    renderer: StreamRenderer[T],
+    keep_alive_s: float,
+) -> web.StreamResponse:
+    """Writes until the events end; one write for each.
+
+    The status goes out with the first byte, so an error before it has its own. Errors are the
+    middleware's to answer, before the first byte and after it.
+    """
+    response = web.StreamResponse(headers=sse.HEADERS)
+    async with aclosing(sse.with_pauses(events, keep_alive_s)) as paced:
+        async for event in paced:
+            data = renderer.keep_alive() if event is None else renderer.feed(event)
+            if not data:
+                continue
+            if not response.prepared:
+                await response.prepare(request)
+                request[STREAM] = BegunStream(response, renderer)
+            await response.write(data)
+    await response.write_eof()
+    return response

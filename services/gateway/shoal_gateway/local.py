@@ -1,0 +1,54 @@
+"""The fleet's own models as a backend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from shoal_common.errors import UnknownModel
+from shoal_gateway.completion import Completer
+from shoal_gateway.errors import NoModelReady
+from shoal_gateway.models import ModelDirectory
+from shoal_gateway.prompt import Prepared, Prompts
+from shoal_gateway.task import ChatTask, Event
+
+
+@dataclass(frozen=True)
+class LocalAnswer:
+    """One generation on the fleet."""
+
+    prepared: Prepared
+    completer: Completer
+
+    @property
+    def model(self) -> str:
+        return self.prepared.model
+
+    @property
+    def fingerprint(self) -> str:
+        return f"fp_{self.prepared.revision[:12]}"
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        return self.completer.run(self.prepared)
+
+
+class LocalBackend:
+    """Answers for every model that the router knows."""
+
+    def __init__(self, directory: ModelDirectory, prompts: Prompts, completer: Completer) -> None:
+        self._directory = directory
+        self._prompts = prompts
+        self._completer = completer
+
+    async def serves(self, model: str) -> bool:
+        try:
+            await self._directory.find(model)
+        except (UnknownModel, NoModelReady):
+            return False
+        return True
+
+    async def open(self, request_id: str, task: ChatTask) -> LocalAnswer:
+        return LocalAnswer(await self._prompts.prepare(request_id, task), self._completer)
+
+    async def count_tokens(self, task: ChatTask) -> int:
+        return await self._prompts.count_tokens(task)
