@@ -19,6 +19,7 @@ from shoal_gateway import limits
 from shoal_gateway.answers import Answers
 from shoal_gateway.auth import KeyCheck, load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
+from shoal_gateway.database import Database, sqlite_url
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.health import HealthRoutes
 from shoal_gateway.http.middleware import make_middlewares
@@ -30,6 +31,7 @@ from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
 from shoal_gateway.prompt import Prompts
 from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings
+from shoal_gateway.shared import connect
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,6 +72,15 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         stages = GrpcStages(token, settings.idle_timeout_s)
         stack.push_async_callback(stages.close)
 
+        database = Database(
+            settings.database_url.get_secret_value()
+            or sqlite_url(settings.fleet.data_dir / "gateway.db")
+        )
+        stack.push_async_callback(database.close)
+        await database.start()
+        shared = connect(settings.redis_url)
+        if shared is not None:
+            stack.push_async_callback(shared.aclose)
         router = GrpcRouter(router_channel, settings.call_timeout_s)
         directory = ModelDirectory(router, clock, settings.default_model)
         library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))

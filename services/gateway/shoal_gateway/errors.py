@@ -9,6 +9,7 @@ Unavailable
 ├── ModelNotReady      its engines are starting, so that nothing is known of it yet
 ├── ModelReplaced      a new revision came between tokenising and planning
 ├── PeerRefused        another service does not take our fleet token
+├── DatabaseUnreachable  keys and accounts cannot be read now
 ├── PeerUnreachable    another service's connection broke, or was never there
 └── StageSilent        nothing came from the head for too long
 """
@@ -85,6 +86,15 @@ class StageSilent(Unavailable):
 
     def __init__(self, idle_timeout_s: float) -> None:
         super().__init__(f"the workers sent nothing for {idle_timeout_s:g} s; try again")
+
+
+class DatabaseUnreachable(Unavailable):
+    """SQLite or PostgreSQL does not answer."""
+
+    reason = "DATABASE_UNREACHABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the gateway's database does not answer now; try again")
 
 
 class PeerRefused(Unavailable):

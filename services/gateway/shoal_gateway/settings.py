@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, SecretStr
 
-from shoal_common.settings import ServiceSettings
+from shoal_common.settings import AlsoReads, ServiceSettings
 
 
 class Settings(ServiceSettings, service="gateway"):
@@ -18,6 +20,10 @@ class Settings(ServiceSettings, service="gateway"):
     """Address of the router, `host:port` or `unix:/path`."""
     shard_store_address: str = "127.0.0.1:7003"
     """Address of the shard store, for tokenisers and templates."""
+    redis_url: Annotated[str, AlsoReads("REDIS_URL")] = ""
+    """Redis that replicas share: stored responses, rate limits; empty keeps limits local."""
+    database_url: Annotated[SecretStr, AlsoReads("DATABASE_URL")] = SecretStr("")
+    """SQL database of named keys and providers' keys; empty: SQLite in `<data_dir>/gateway.db`."""
     api_key: SecretStr = SecretStr("")
     """Key that clients show; empty takes the one in `<data_dir>/api_key`, made on first run."""
     default_model: str = Field(default="", max_length=256)
