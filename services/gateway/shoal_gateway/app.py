@@ -20,7 +20,9 @@ from shoal_gateway.answers import Answers
 from shoal_gateway.auth import KeyCheck, load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
+from shoal_gateway.http.anthropic import MessageRoutes
 from shoal_gateway.http.chat import ChatRoutes
+from shoal_gateway.http.completions import CompletionRoutes
 from shoal_gateway.http.health import HealthRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
@@ -87,7 +89,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         stack.push_async_callback(library.close)
         completer = Completer(router, stages, directory, _completion_limits(settings), clock)
         prompts = Prompts(directory, library, renderer, _sampling_defaults(settings))
-        answers = Answers([LocalBackend(directory, prompts, completer)])
+        local = LocalBackend(directory, prompts, completer)
+        answers = Answers([local])
         app = web.Application(
             client_max_size=limits.BODY_SIZE_BYTES_MAX,
             middlewares=make_middlewares(keys, metrics, clock),
@@ -95,6 +98,12 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         ChatRoutes(answers, metrics, clock, settings.strict_compat, settings.keep_alive_s).add_to(
             app
         )
+        CompletionRoutes(
+            Answers([local]), metrics, clock, settings.strict_compat, settings.keep_alive_s
+        ).add_to(app)
+        MessageRoutes(
+            answers, metrics, clock, settings.strict_compat, settings.keep_alive_s
+        ).add_to(app)
         ModelRoutes(directory).add_to(app)
         HealthRoutes(directory, metrics).add_to(app)
         address = await _listen(app, settings, stack)

@@ -71,7 +71,8 @@ class Completer:
     async def run(self, prepared: Prepared) -> AsyncGenerator[Event, None]:
         """Steps 2 to 6. Close the iterator to give up: that frees everything at once."""
         task = prepared.task
-        shape = shape_of(task, prepared.template)
+        # What goes on from a raw prompt is text, whatever it looks like.
+        shape = None if task.raw_prompt else shape_of(task, prepared.template)
         reply = Reply(prepared.tokens, task.stop, task.logprobs, shape)
         async with self._router.open_plan(_plan_open(prepared)) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s

@@ -16,10 +16,12 @@ from shoal_common.tokens import ModelTokens, TemplateFailed, TemplateRenderer
 from shoal_gateway.errors import ModelNotReady
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.sampling import SamplingDefaults, grammar_of, resolve
-from shoal_gateway.task import ChatTask, Message, Tool
+from shoal_gateway.task import ChatTask, Message, RawPrompt, Tool
 
 # Shorter prompts are tokenised in less time than a thread takes to answer.
 INLINE_PROMPT_CHARS_MAX = 4096
+# Fields of the dialects that only their own providers understand.
+UNSUPPORTED_FIELDS = frozenset({"audio", "function_call", "functions", "web_search_options"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ class Prompts:
         self, task: ChatTask, state: router_pb2.ModelState
     ) -> tuple[ModelTokens, str, tuple[int, ...]]:
         _refuse_images(task, state.model)
+        _refuse_unsupported(task)
         tokens = await self._library.tokens(state.model, state.revision)
+        if task.raw_prompt is not None:
+            return tokens, "", await _raw_ids(task.raw_prompt, tokens)
         source = tokens.template(has_tools=bool(task.tools))
         if source is None:
             raise TemplateFailed("the model has none, so it cannot chat")
@@ -95,8 +100,27 @@ class Prompts:
             raise ModelNotReady(task.model)
         room = context_length - prompt_tokens
         if room < max(1, task.max_tokens or 0):
-            raise PromptTooLong(prompt_tokens, context_length, task.max_tokens or 0)
+            error = PromptTooLong(prompt_tokens, context_length, task.max_tokens or 0)
+            error.param = "messages" if task.raw_prompt is None else "prompt"
+            raise error
         return task.max_tokens or min(self._defaults.max_tokens, room)
+
+
+async def _raw_ids(prompt: RawPrompt, tokens: ModelTokens) -> tuple[int, ...]:
+    """A text gets the special tokens that the model expects in front; ids are taken as they are."""
+    if prompt.token_ids:
+        vocabulary_size = tokens.tokenizer.get_vocab_size()
+        if max(prompt.token_ids) >= vocabulary_size:
+            raise InvalidRequest(
+                f"'prompt' has the token id {max(prompt.token_ids)}; the model's end at "
+                f"{vocabulary_size - 1}",
+                param="prompt",
+            )
+        return prompt.token_ids
+    if len(prompt.text) <= INLINE_PROMPT_CHARS_MAX:
+        return tuple(tokens.tokenizer.encode(prompt.text).ids)
+    encoding = await asyncio.to_thread(tokens.tokenizer.encode, prompt.text)
+    return tuple(encoding.ids)
 
 
 def _refuse_images(task: ChatTask, model: str) -> None:
@@ -106,6 +130,12 @@ def _refuse_images(task: ChatTask, model: str) -> None:
                 f"model '{model}' takes text only; leave the images out or ask another model",
                 param=f"messages[{index}].content",
             )
+
+
+def _refuse_unsupported(task: ChatTask) -> None:
+    """What would change an answer is never left out in silence."""
+    for name in UNSUPPORTED_FIELDS & task.extras.keys():
+        raise InvalidRequest(f"'{name}' is not supported by this fleet's models", param=name)
 
 
 def _template_tool(tool: Tool) -> dict[str, Any]:

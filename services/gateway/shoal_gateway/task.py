@@ -107,6 +107,14 @@ class Thinking:
 
 
 @dataclass(frozen=True)
+class RawPrompt:
+    """A text to go on from, as it is: no template. `token_ids` stand in its place if there are any."""
+
+    text: str = field(default="", repr=False)
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class ChatTask:
     """Checked by the dialect; every list and number is within its limit."""
 
@@ -130,6 +138,8 @@ class ChatTask:
     adapter_id: str = ""
     # Prefix caches and budgets are kept apart by it.
     tenant: str = ""
+    # Instead of messages; only this fleet's models can go on from one.
+    raw_prompt: RawPrompt | None = None
     # Fields that nobody here knows, for a provider of the client's own dialect.
     extras: Mapping[str, Any] = field(default_factory=dict)
 

@@ -22,7 +22,8 @@ KNOWN_FIELDS = frozenset(
         "parallel_tool_calls", "logprobs", "top_logprobs", "n", "user", "session_id",
         "lora_adapter", "response_format", "guided_regex", "guided_choice", "metadata", "store",
         "service_tier", "safety_identifier", "prompt_cache_key", "reasoning_effort",
-        "chat_template_kwargs",
+        "chat_template_kwargs", "modalities", "verbosity", "prediction", "prompt_cache_retention",
+        "prompt_cache_options", "moderation",
     ]
 )  # fmt: skip
 SEED_RANGE = (-(2**63), 2**64 - 1)
@@ -61,14 +62,18 @@ def parse(body: dict[str, Any], is_strict: bool = False) -> ChatRequest:
         adapter_id=fields.short_text(given, "lora_adapter"),
         extras=extras,
     )
-    options = limits.as_object(given.get("stream_options", {}), "stream_options")
     return ChatRequest(
         task=task,
         is_stream=fields.boolean(given, "stream", False),
-        wants_usage=limits.as_boolean(
-            options.get("include_usage") or False, "stream_options.include_usage"
-        ),
+        wants_usage=wants_usage(given),
     )
+
+
+def wants_usage(given: dict[str, Any]) -> bool:
+    """Whether a stream ends with a chunk that carries its usage."""
+    options = limits.as_object(given.get("stream_options", {}), "stream_options")
+    options = fields.present(options)
+    return limits.as_boolean(options.get("include_usage", False), "stream_options.include_usage")
 
 
 def sampling_of(given: dict[str, Any]) -> Sampling:

@@ -37,14 +37,14 @@ class ChatEnvelope:
 
     def wrap(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """The object around choices."""
-        return {
+        envelope = {
             "id": self.response_id,
             "object": kind,
             "created": self.created,
             "model": self.model,
-            "system_fingerprint": self.fingerprint or None,
             "choices": choices,
         }
+        return envelope | ({"system_fingerprint": self.fingerprint} if self.fingerprint else {})
 
     def whole(self, answers: Sequence[Collected]) -> dict[str, Any]:
         """The body for clients that do not stream."""
