@@ -9,7 +9,7 @@ from aiohttp import web
 
 from shoal_common import log as shoal_log
 from shoal_common.app import run_service, until_signal, write_ready_file
-from shoal_common.clock import SystemClock
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.metrics import new_registry
 from shoal_common.rpc import RpcChannel
 from shoal_common.settings import load
@@ -24,9 +24,12 @@ from shoal_gateway.http.anthropic import MessageRoutes
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.completions import CompletionRoutes
 from shoal_gateway.http.health import HealthRoutes
+from shoal_gateway.http.mcp import McpLimits, McpRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
+from shoal_gateway.http.status import StatusRoutes
 from shoal_gateway.local import LocalBackend
+from shoal_gateway.mcp_server.catalogue import FleetCatalogue
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
@@ -34,6 +37,7 @@ from shoal_gateway.prompt import Prompts
 from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings
 from shoal_gateway.shared import connect
+from shoal_gateway.traits import TraitsLibrary
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,7 +92,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
         stack.push_async_callback(library.close)
         completer = Completer(router, stages, directory, _completion_limits(settings), clock)
-        prompts = Prompts(directory, library, renderer, _sampling_defaults(settings))
+        traits = TraitsLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
+        prompts = Prompts(directory, library, traits, renderer, _sampling_defaults(settings))
         local = LocalBackend(directory, prompts, completer)
         answers = Answers([local])
         app = web.Application(
@@ -104,7 +109,9 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         MessageRoutes(
             answers, metrics, clock, settings.strict_compat, settings.keep_alive_s
         ).add_to(app)
-        ModelRoutes(directory).add_to(app)
+        ModelRoutes(directory, traits).add_to(app)
+        StatusRoutes(directory, metrics, clock).add_to(app)
+        _mcp_routes(answers, directory, metrics, clock, settings).add_to(app)
         HealthRoutes(directory, metrics).add_to(app)
         address = await _listen(app, settings, stack)
         side = SideServer(settings.side_address, metrics.registry, lambda: True)
@@ -125,6 +132,22 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
     await site.start()
     host, port = runner.addresses[0][:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _mcp_routes(
+    answers: Answers,
+    directory: ModelDirectory,
+    metrics: Metrics,
+    clock: Clock,
+    settings: Settings,
+) -> McpRoutes:
+    mcp_limits = McpLimits(
+        concurrency=settings.mcp_concurrency,
+        sessions_max=settings.mcp_sessions_max,
+        session_idle_s=settings.mcp_session_idle_s,
+    )
+    catalogue = FleetCatalogue(directory)
+    return McpRoutes(answers, catalogue, metrics, clock, mcp_limits, settings.listen_host)
 
 
 def _sampling_defaults(settings: Settings) -> SamplingDefaults:

@@ -8,6 +8,7 @@ Unavailable
 ├── NoModelReady       `auto`, and nothing is ready
 ├── ModelNotReady      its engines are starting, so that nothing is known of it yet
 ├── ModelReplaced      a new revision came between tokenising and planning
+├── VisionEncoderUnavailable  a model for images, whose encoder nobody holds
 ├── PeerRefused        another service does not take our fleet token
 ├── DatabaseUnreachable  keys and accounts cannot be read now
 ├── PeerUnreachable    another service's connection broke, or was never there
@@ -75,6 +76,19 @@ class ModelReplaced(Unavailable):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"model '{model}' was replaced while the request began; try again")
+
+
+class VisionEncoderUnavailable(Unavailable):
+    """The model's images need an encoder; the fleet's workers hold layers of text only."""
+
+    reason = "VISION_ENCODER_UNAVAILABLE"
+    retryable = False
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"no worker holds the vision encoder of model '{model}'; leave the images out or ask "
+            "another model"
+        )
 
 
 class StageSilent(Unavailable):

@@ -98,7 +98,7 @@ class ModelLibrary:
         self._reads.clear()
 
     async def _read(self, model: str, revision: str) -> ModelTokens:
-        files = _file_entries(await self._store.read_manifest(model, revision))
+        files = file_entries(await self._store.read_manifest(model, revision))
         contents = {}
         for name in FILE_NAMES:
             if name in files:
@@ -113,8 +113,8 @@ def _has_failed(task: asyncio.Task[ModelTokens]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
 
 
-def _file_entries(manifest_json: bytes) -> dict[str, tuple[str, int]]:
-    """Digest and size by file name. Raises ModelFilesBroken."""
+def file_entries(manifest_json: bytes) -> dict[str, tuple[str, int]]:
+    """Digest and size by file name, from a manifest. Raises ModelFilesBroken."""
     try:
         files = json.loads(manifest_json)["files"]
         return {

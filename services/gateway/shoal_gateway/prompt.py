@@ -13,10 +13,11 @@ from shoal.common.v1 import chat_pb2
 from shoal.router.v1 import router_pb2
 from shoal_common.errors import InvalidRequest, PromptTooLong
 from shoal_common.tokens import ModelTokens, TemplateFailed, TemplateRenderer
-from shoal_gateway.errors import ModelNotReady
+from shoal_gateway.errors import ModelNotReady, VisionEncoderUnavailable
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.sampling import SamplingDefaults, grammar_of, resolve
 from shoal_gateway.task import ChatTask, Message, RawPrompt, Tool
+from shoal_gateway.traits import TraitsLibrary
 
 # Shorter prompts are tokenised in less time than a thread takes to answer.
 INLINE_PROMPT_CHARS_MAX = 4096
@@ -47,11 +48,13 @@ class Prompts:
         self,
         directory: ModelDirectory,
         library: ModelLibrary,
+        traits: TraitsLibrary,
         renderer: TemplateRenderer,
         defaults: SamplingDefaults,
     ) -> None:
         self._directory = directory
         self._library = library
+        self._traits = traits
         self._renderer = renderer
         self._defaults = defaults
 
@@ -81,7 +84,7 @@ class Prompts:
     async def _prompt(
         self, task: ChatTask, state: router_pb2.ModelState
     ) -> tuple[ModelTokens, str, tuple[int, ...]]:
-        _refuse_images(task, state.model)
+        await self._refuse_images(task, state)
         _refuse_unsupported(task)
         tokens = await self._library.tokens(state.model, state.revision)
         if task.raw_prompt is not None:
@@ -93,6 +96,17 @@ class Prompts:
         if len(prompt) <= INLINE_PROMPT_CHARS_MAX:
             return tokens, source, tuple(tokens.encode(prompt))
         return tokens, source, tuple(await asyncio.to_thread(tokens.encode, prompt))
+
+    async def _refuse_images(self, task: ChatTask, state: router_pb2.ModelState) -> None:
+        for index, message in enumerate(task.messages):
+            if not message.images:
+                continue
+            if (await self._traits.of(state)).needs_vision_encoder:
+                raise VisionEncoderUnavailable(state.model)
+            raise InvalidRequest(
+                f"model '{state.model}' takes text only; leave the images out or ask another model",
+                param=f"messages[{index}].content",
+            )
 
     def _token_budget(self, task: ChatTask, prompt_tokens: int, context_length: int) -> int:
         """An explicit max_tokens must fit the context; a default takes the room that is left."""
@@ -123,15 +137,6 @@ async def _raw_ids(prompt: RawPrompt, tokens: ModelTokens) -> tuple[int, ...]:
     return tuple(encoding.ids)
 
 
-def _refuse_images(task: ChatTask, model: str) -> None:
-    for index, message in enumerate(task.messages):
-        if message.images:
-            raise InvalidRequest(
-                f"model '{model}' takes text only; leave the images out or ask another model",
-                param=f"messages[{index}].content",
-            )
-
-
 def _refuse_unsupported(task: ChatTask) -> None:
     """What would change an answer is never left out in silence."""
     for name in UNSUPPORTED_FIELDS & task.extras.keys():
@@ -155,6 +160,8 @@ def _template_variables(task: ChatTask, tokens: ModelTokens) -> dict[str, Any]:
     }
     if task.thinking.level:
         variables["enable_thinking"] = task.thinking.level != "off"
+        if task.thinking.level not in ("off", "on"):
+            variables["reasoning_effort"] = task.thinking.level
     return variables
 
 

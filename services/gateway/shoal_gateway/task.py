@@ -108,7 +108,7 @@ class Thinking:
 
 @dataclass(frozen=True)
 class RawPrompt:
-    """A text to go on from, as it is: no template. `token_ids` stand in its place if there are any."""
+    """A text to go on from, without a template; `token_ids` stand in its place if there are any."""
 
     text: str = field(default="", repr=False)
     token_ids: tuple[int, ...] = field(default=(), repr=False)

@@ -11,6 +11,7 @@ from shoal.router.v1 import router_pb2
 from shoal_common.errors import UnknownModel
 from shoal_gateway import limits
 from shoal_gateway.models import ModelDirectory
+from shoal_gateway.traits import ModelTraits, TraitsLibrary
 
 _STATE_NAMES = {
     router_pb2.MODEL_READINESS_READY: "ready",
@@ -25,6 +26,7 @@ class ModelRoutes:
     """The handlers with what they need."""
 
     directory: ModelDirectory
+    traits: TraitsLibrary
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/models", self.list_models)
@@ -33,18 +35,22 @@ class ModelRoutes:
 
     async def list_models(self, request: web.Request) -> web.Response:
         states = await self.directory.states(age_s_max=0.0)
-        return web.json_response({"object": "list", "data": [_model(state) for state in states]})
+        known = await self.traits.of_all(states)
+        models = [model_object(*pair) for pair in zip(states, known, strict=True)]
+        return web.json_response({"object": "list", "data": models})
 
     async def show_model(self, request: web.Request) -> web.Response:
         wanted = request.match_info["model"]
         states = await self.directory.states(age_s_max=0.0)
         for state in states:
             if state.model == wanted:
-                return web.json_response(_model(state))
+                [traits] = await self.traits.of_all([state])
+                return web.json_response(model_object(state, traits))
         raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
 
 
-def _model(state: router_pb2.ModelState) -> dict[str, Any]:
+def model_object(state: router_pb2.ModelState, traits: ModelTraits) -> dict[str, Any]:
+    """What is said of a model, OpenAI's fields first."""
     is_loading = state.readiness == router_pb2.MODEL_READINESS_LOADING
     return {
         "id": state.model,
@@ -52,7 +58,15 @@ def _model(state: router_pb2.ModelState) -> dict[str, Any]:
         "created": 0,
         "owned_by": "shoal",
         "is_ready": state.is_ready,
-        "state": _STATE_NAMES.get(state.readiness, "ready" if state.is_ready else "incomplete"),
+        "state": state_name(state),
         "loading_percent": state.loading_percent if is_loading else None,
         "context_length": state.context_length,
+        "ctx_size": state.context_length,
+        "multimodal": traits.needs_vision_encoder,
+        "thinking_levels": list(traits.thinking_levels),
     }
+
+
+def state_name(state: router_pb2.ModelState) -> str:
+    """What a request for the model would meet, in a word."""
+    return _STATE_NAMES.get(state.readiness, "ready" if state.is_ready else "incomplete")
