@@ -1,0 +1,66 @@
+"""Anthropic's messages over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from shoal_common.clock import Clock
+from shoal_gateway.answers import Answers
+from shoal_gateway.dialects import anthropic
+from shoal_gateway.dialects.anthropic_render import (
+    MessageEnvelope,
+    MessageStream,
+    guess_prompt_tokens,
+)
+from shoal_gateway.http.body import read_object
+from shoal_gateway.http.middleware import REQUEST_ID
+from shoal_gateway.http.streaming import write_stream
+from shoal_gateway.metrics import Metrics, observed
+
+PATH = "/v1/messages"
+VERSION_HEADER = "anthropic-version"
+
+
+@dataclass(frozen=True)
+class MessageRoutes:
+    """The handlers with what they need."""
+
+    answers: Answers
+    metrics: Metrics
+    clock: Clock
+    is_strict: bool
+    keep_alive_s: float
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post(PATH, self.create)
+        app.router.add_post(f"{PATH}/count_tokens", self.count_tokens)
+        app.on_response_prepare.append(_name_request)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        asked = anthropic.parse(await read_object(request), self.is_strict)
+        request_id = request[REQUEST_ID]
+        answer = await self.answers.open(request_id, asked.task)
+        envelope = MessageEnvelope(
+            message_id=f"msg_{request_id.removeprefix('req-')}",
+            model=answer.model,
+            request_id=request_id,
+            prompt_tokens_guess=guess_prompt_tokens(asked.task),
+            hides_thinking=asked.hides_thinking,
+        )
+        events = observed(answer.events(), self.metrics, self.clock)
+        if not asked.is_stream:
+            return web.json_response(await envelope.whole(events))
+        return await write_stream(request, events, MessageStream(envelope), self.keep_alive_s)
+
+    async def count_tokens(self, request: web.Request) -> web.Response:
+        task = anthropic.parse_count(await read_object(request), self.is_strict)
+        return web.json_response({"input_tokens": await self.answers.count_tokens(task)})
+
+
+async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
+    """Clients of this dialect show the id of a request in their errors."""
+    is_ours = request.path.startswith(PATH) or VERSION_HEADER in request.headers
+    if is_ours and REQUEST_ID in request:
+        response.headers.setdefault("request-id", request[REQUEST_ID])
