@@ -17,6 +17,7 @@ from shoal_common.clock import Clock
 from shoal_common.errors import Internal, InvalidRequest, ShoalError
 from shoal_common.ids import new_request_id
 from shoal_gateway.auth import KeyCheck
+from shoal_gateway.dialects import anthropic_render
 from shoal_gateway.dialects.openai_render import error_object
 from shoal_gateway.errors import UnknownRoute, WrongMethod
 from shoal_gateway.http.body import body_too_large
@@ -29,7 +30,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 # How errors look below a path; everywhere else in OpenAI's shape.
-ERROR_SHAPES: dict[str, Callable[[ShoalError], dict[str, Any]]] = {}
+ERROR_SHAPES: dict[str, Callable[[ShoalError], dict[str, Any]]] = {
+    "/v1/messages": anthropic_render.error_object,
+}
+# Below these paths clients show by a header which dialect they speak.
+SHARED_PATHS = "/v1/models"
 REQUEST_ID = web.RequestKey("request_id", str)
 FAILED = web.RequestKey("failed", bool)
 # Never seen by anyone: the client has gone.
@@ -108,7 +113,13 @@ def error_response(
     for prefix, other in ERROR_SHAPES.items():
         if request.path.startswith(prefix):
             shape = other
-    return web.json_response(shape(error), status=error.http_status, headers=headers)
+    if request.path.startswith(SHARED_PATHS) and "anthropic-version" in request.headers:
+        shape = anthropic_render.error_object
+    body, status = shape(error), error.http_status
+    if shape is anthropic_render.error_object:
+        body["request_id"] = request.get(REQUEST_ID)
+        status = anthropic_render.error_status(error)
+    return web.json_response(body, status=status, headers=headers)
 
 
 def _translate(error: web.HTTPException, request: web.Request) -> ShoalError:
