@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down check test test-all e2e proto proto-check docs docs-check bench bench-engine bench-peers demo-models clean
+.PHONY: help setup up down check test test-all e2e proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway demo-models clean
 
 ##@ Start
 help: ## Show the targets
@@ -66,6 +66,9 @@ bench-engine: setup ## The shard engine: batching, prefixes, pipelines; ARGS="--
 bench-peers: setup ## Against llama.cpp and Petals on this machine
 	@$(PY) -c "import gguf, xllamacpp" 2>/dev/null || $(VENV)/bin/pip install -q "gguf==0.19.0" "xllamacpp>=2026.10"
 	OMP_NUM_THREADS=1 $(PY) -m bench.peers $(ARGS)
+
+bench-gateway: setup ## What a request and an event cost, beside other gateways
+	$(PY) -m bench.gateway $(ARGS)
 
 demo-models: setup ## Make models like the demo models from a seed (about two hours on two cores)
 	cd models && ../$(PY) -m recipe.make --model all --threads 2 $(ARGS)
