@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from shoal_common.settings import AlsoReads, ServiceSettings
+from shoal_common.settings import AlsoReads, ExpandedPath, ServiceSettings
+
+
+class CloudModel(BaseModel):
+    """One model that somebody else hosts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    base_url: str = Field(pattern="^https?://")
+    """Where its API begins, for example `https://api.deepseek.com/v1`."""
+    auth_env: str = ""
+    """Variable with the key, in the environment or in `.env`; empty sends none."""
+    ctx_size: int = Field(default=0, ge=0)
+    """Tokens of its context; 0: unknown."""
+    type: Literal["openai", "anthropic"] = "openai"
+    """Which API it speaks."""
 
 
 class Settings(ServiceSettings, service="gateway"):
@@ -54,9 +74,111 @@ class Settings(ServiceSettings, service="gateway"):
     """Pipelines tried for one request."""
     call_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     """Seconds that a single question to router or shard store may take."""
+    allow_image_urls: bool = False
+    """Fetch images that requests name by http(s) URL, from public addresses only."""
+    image_url_timeout_s: float = Field(default=10.0, gt=0, le=120)
+    """Seconds that all images of one request may take to come."""
     keep_alive_s: float = Field(default=10.0, gt=0, le=600)
     """Seconds of silence after which a stream carries a comment, so that proxies keep it open."""
+    mcp_concurrency: int = Field(default=4, ge=1, le=64)
+    """Models that one call of an MCP tool asks at once."""
+    mcp_sessions_max: int = Field(default=1000, ge=0, le=100_000)
+    """MCP sessions at once; 0 keeps none, for replicas behind a balancer that does not stick."""
+    mcp_session_idle_s: float = Field(default=1800.0, gt=0, le=86400)
+    """Seconds without a request after which an MCP session is forgotten."""
+    cloud_models: dict[str, CloudModel] = Field(default_factory=dict)
+    """Models that others host, by name: JSON of `base_url`, `auth_env`, `ctx_size`, `type`."""
+    cloud_fallback_url: str = Field(default="", pattern="^(https?://.*)?$")
+    """OpenAI-compatible base URL that gets the models nobody here knows; empty refuses them."""
+    cloud_fallback_key: SecretStr = SecretStr("")
+    """Key for `cloud_fallback_url`."""
+    provider_base_urls: dict[str, str] = Field(default_factory=dict)
+    """Base URLs by provider instead of the published ones, for proxies: JSON."""
+    provider_secret_file: ExpandedPath | None = None
+    """File whose bytes seal stored provider keys; unset: `<data_dir>/provider_keys.key`."""
+    provider_concurrency_max: int = Field(default=256, ge=1, le=65536)
+    """Requests with one provider at once; more are refused with 429."""
+    provider_connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    """Seconds in which a provider must accept a connection."""
+    max_upstream_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Largest answer taken from a provider: a whole body, or the content of a stream."""
+    expose_upstream_errors: Literal["never", "admin", "always"] = "admin"
+    """Who reads what a provider itself says when it refuses."""
     template_timeout_s: float = Field(default=2.0, gt=0, le=60)
     """Seconds a model's chat template may run."""
     template_workers: int = Field(default=2, ge=1, le=16)
     """Processes that run chat templates, at most."""
+
+
+def found_variables(
+    names: Iterable[str], data_dir: Path
+) -> dict[str, tuple[str, Literal["environment", ".env"]]]:
+    """Those of the variables that are set and not empty, each with where.
+
+    The environment wins over `.env` in the data folder, and that over the working folder's.
+    """
+    files: dict[str, str | None] = {}
+    for folder in (Path.cwd(), data_dir):
+        files |= dotenv_values(folder / ".env", interpolate=False)
+    sources: tuple[tuple[Mapping[str, str | None], Literal["environment", ".env"]], ...]
+    sources = ((files, ".env"), (os.environ, "environment"))
+    found: dict[str, tuple[str, Literal["environment", ".env"]]] = {}
+    for name in names:
+        for values, source in sources:
+            if value := (values.get(name) or "").strip():
+                found[name] = (value, source)
+    return found
+    rate_limit_rpm: int = Field(default=60, ge=0, le=1_000_000)
+    """Requests per minute on /v1 and /mcp for each named key, and per address without a valid key;
+    0: no limit."""
+    rate_limit_house_rpm: int = Field(default=0, ge=0, le=1_000_000)
+    """The same for the house's own key, whose holder could change it anyway; 0: no limit."""
+    rate_limit_admin_rpm: int = Field(default=200, ge=0, le=1_000_000)
+    """Requests per minute on /api/admin for each key, the house's too; 0: no limit."""
+    rate_limit_relay_post_rpm: int = Field(default=50, ge=0, le=1_000_000)
+    """POST requests per minute on /relay for each key, the house's too; 0: no limit."""
+    max_concurrent_requests: int = Field(default=512, ge=1, le=100_000)
+    """POST requests on /v1 and /mcp at once in this process; more are refused with 429."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks (CIDR) whose X-Forwarded-For, or else Forwarded, is believed."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names of the Host header that are answered, `*.name` for all below; empty: every name."""
+    cors_origin: tuple[str, ...] = ()
+    """Origins whose web pages may use the API, `*` for all; empty: none."""
+    max_request_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024**3)
+    """Largest body of a request."""
+    json_depth_max: int = Field(default=100, ge=1, le=500)
+    """Objects and arrays that a body may nest."""
+    read_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    """Seconds for a request's body, and one more for every 64 KiB that have come."""
+    keepalive_timeout_s: float = Field(default=75.0, gt=0, le=86400)
+    """Seconds a connection may stay without a complete request head, the first or the next."""
+    unknown_field_policy: Literal["pass_through", "strip", "reject"] = "pass_through"
+    """What becomes of fields that the API does not know: handed to a provider of the client's own
+    dialect (a local model ignores them), left out, or refused."""
+    warn_on_stripped_fields: bool = True
+    """Log the names of fields that were left out."""
+    observability_enabled: bool = True
+    """Serve /relay/*: status, figures and the last requests, for keys with the scope observe."""
+    observability_capture_body: bool = False
+    """Keep what was asked and answered in the request history, for admin keys; never in logs."""
+    request_history_limit: int = Field(default=100, ge=0, le=100_000)
+    """Requests that the history holds."""
+    probe_on_startup: bool = True
+    """Ask the router at start whether it is there, and say so in the log."""
+    strict_startup: bool = False
+    """End at once when that question is not answered."""
+    probe_timeout_s: float = Field(default=3.0, gt=0, le=600)
+    """Seconds that the router gets to answer it."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            ip_network(entry, strict=False)
+        return value
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(entry.strip().lower().rstrip("/") for entry in value)

@@ -1,0 +1,1 @@
+"""The gateway as an MCP server: tools and resources. Knows the SDK, not HTTP."""
