@@ -10,6 +10,7 @@ from aiohttp import web
 from shoal.router.v1 import router_pb2
 from shoal_common.errors import UnknownModel
 from shoal_gateway import limits
+from shoal_gateway.dialects import anthropic_models
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.traits import ModelTraits, TraitsLibrary
 
@@ -35,6 +36,10 @@ class ModelRoutes:
 
     async def list_models(self, request: web.Request) -> web.Response:
         states = await self.directory.states(age_s_max=0.0)
+        if _is_anthropic(request):
+            infos = [_model_info(state) for state in states]
+            asked = anthropic_models.page_asked(request.query)
+            return web.json_response(anthropic_models.page_of(infos, asked))
         known = await self.traits.of_all(states)
         models = [model_object(*pair) for pair in zip(states, known, strict=True)]
         return web.json_response({"object": "list", "data": models})
@@ -44,9 +49,20 @@ class ModelRoutes:
         states = await self.directory.states(age_s_max=0.0)
         for state in states:
             if state.model == wanted:
+                if _is_anthropic(request):
+                    return web.json_response(_model_info(state))
                 [traits] = await self.traits.of_all([state])
                 return web.json_response(model_object(state, traits))
         raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    """Both dialects list models at one path; only Anthropic's clients send this header."""
+    return "anthropic-version" in request.headers
+
+
+def _model_info(state: router_pb2.ModelState) -> dict[str, Any]:
+    return anthropic_models.model_info(state.model, state.context_length)
 
 
 def model_object(state: router_pb2.ModelState, traits: ModelTraits) -> dict[str, Any]:
