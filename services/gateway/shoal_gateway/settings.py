@@ -42,6 +42,14 @@ class Settings(ServiceSettings, service="gateway"):
     """Address of the shard store, for tokenisers and templates."""
     redis_url: Annotated[str, AlsoReads("REDIS_URL")] = ""
     """Redis that replicas share: stored responses, rate limits; empty keeps limits local."""
+    response_ttl_s: float = Field(default=30 * 86400.0, gt=0, le=366 * 86400)
+    """Seconds a response of the responses API is kept in Redis."""
+    response_size_bytes_max: int = Field(default=32 * 1024 * 1024, ge=1024, le=512 * 1024 * 1024)
+    """Bytes of input, and of events, that one stored response may have."""
+    response_background_max: int = Field(default=64, ge=0, le=10_000)
+    """Responses that one gateway answers in the background at once."""
+    response_alive_s: float = Field(default=15.0, ge=0.1, le=3600)
+    """Seconds after which a background response counts as failed when its gateway is silent."""
     database_url: Annotated[SecretStr, AlsoReads("DATABASE_URL")] = SecretStr("")
     """SQL database of named keys and providers' keys; empty: SQLite in `<data_dir>/gateway.db`."""
     api_key: SecretStr = SecretStr("")
@@ -108,26 +116,6 @@ class Settings(ServiceSettings, service="gateway"):
     """Seconds a model's chat template may run."""
     template_workers: int = Field(default=2, ge=1, le=16)
     """Processes that run chat templates, at most."""
-
-
-def found_variables(
-    names: Iterable[str], data_dir: Path
-) -> dict[str, tuple[str, Literal["environment", ".env"]]]:
-    """Those of the variables that are set and not empty, each with where.
-
-    The environment wins over `.env` in the data folder, and that over the working folder's.
-    """
-    files: dict[str, str | None] = {}
-    for folder in (Path.cwd(), data_dir):
-        files |= dotenv_values(folder / ".env", interpolate=False)
-    sources: tuple[tuple[Mapping[str, str | None], Literal["environment", ".env"]], ...]
-    sources = ((files, ".env"), (os.environ, "environment"))
-    found: dict[str, tuple[str, Literal["environment", ".env"]]] = {}
-    for name in names:
-        for values, source in sources:
-            if value := (values.get(name) or "").strip():
-                found[name] = (value, source)
-    return found
     rate_limit_rpm: int = Field(default=60, ge=0, le=1_000_000)
     """Requests per minute on /v1 and /mcp for each named key, and per address without a valid key;
     0: no limit."""
@@ -182,3 +170,23 @@ def found_variables(
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(entry.strip().lower().rstrip("/") for entry in value)
+
+
+def found_variables(
+    names: Iterable[str], data_dir: Path
+) -> dict[str, tuple[str, Literal["environment", ".env"]]]:
+    """Those of the variables that are set and not empty, each with where.
+
+    The environment wins over `.env` in the data folder, and that over the working folder's.
+    """
+    files: dict[str, str | None] = {}
+    for folder in (Path.cwd(), data_dir):
+        files |= dotenv_values(folder / ".env", interpolate=False)
+    sources: tuple[tuple[Mapping[str, str | None], Literal["environment", ".env"]], ...]
+    sources = ((files, ".env"), (os.environ, "environment"))
+    found: dict[str, tuple[str, Literal["environment", ".env"]]] = {}
+    for name in names:
+        for values, source in sources:
+            if value := (values.get(name) or "").strip():
+                found[name] = (value, source)
+    return found
