@@ -36,7 +36,6 @@ from shoal_gateway.models import ModelDirectory
 from shoal_gateway.peers import PlanStream, Router, Stages
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
-from shoal_gateway.shape import shape_of
 from shoal_gateway.task import Admitted, Event, Finished, FinishReason, Queued, Usage
 
 log = logging.getLogger(__name__)
@@ -71,9 +70,7 @@ class Completer:
     async def run(self, prepared: Prepared) -> AsyncGenerator[Event, None]:
         """Steps 2 to 6. Close the iterator to give up: that frees everything at once."""
         task = prepared.task
-        # What goes on from a raw prompt is text, whatever it looks like.
-        shape = None if task.raw_prompt else shape_of(task, prepared.template)
-        reply = Reply(prepared.tokens, task.stop, task.logprobs, shape)
+        reply = Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
         async with self._router.open_plan(_plan_open(prepared)) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
             while isinstance(plan := await self._first_plan(plans, give_up_at), Queued):

@@ -6,21 +6,30 @@ Owns what is known of a request before it is planned. Does not run it.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from shoal.common.v1 import chat_pb2
 from shoal.router.v1 import router_pb2
 from shoal_common.errors import InvalidRequest, PromptTooLong
 from shoal_common.tokens import ModelTokens, TemplateFailed, TemplateRenderer
+from shoal_gateway.conversation import (
+    HistoryStyle,
+    needs_style,
+    probe_conversations,
+    style_of,
+    template_variables,
+)
 from shoal_gateway.errors import ModelNotReady, VisionEncoderUnavailable
 from shoal_gateway.models import ModelDirectory, ModelLibrary
-from shoal_gateway.sampling import SamplingDefaults, grammar_of, resolve
-from shoal_gateway.task import ChatTask, Message, RawPrompt, Tool
+from shoal_gateway.sampling import SamplingDefaults, resolve
+from shoal_gateway.shape import PLAIN, Reading, ReadingRules, reading_of
+from shoal_gateway.task import ChatTask, RawPrompt
+from shoal_gateway.tools.grammar import grammar_of
 from shoal_gateway.traits import TraitsLibrary
 
 # Shorter prompts are tokenised in less time than a thread takes to answer.
 INLINE_PROMPT_CHARS_MAX = 4096
+STYLES_MAX = 32
 # Fields of the dialects that only their own providers understand.
 UNSUPPORTED_FIELDS = frozenset({"audio", "function_call", "functions", "web_search_options"})
 
@@ -34,7 +43,7 @@ class Prepared:
     model: str
     revision: str
     tokens: ModelTokens
-    template: str = field(repr=False)
+    reading: Reading
     prompt_ids: tuple[int, ...] = field(repr=False)
     sampling: chat_pb2.SamplingSpec = field(repr=False)
     grammar: chat_pb2.GrammarSpec | None = field(repr=False)
@@ -51,27 +60,31 @@ class Prompts:
         traits: TraitsLibrary,
         renderer: TemplateRenderer,
         defaults: SamplingDefaults,
+        rules: ReadingRules = ReadingRules(),  # noqa: B008 (frozen)
     ) -> None:
         self._directory = directory
         self._library = library
         self._traits = traits
         self._renderer = renderer
         self._defaults = defaults
+        self._rules = rules
+        # By template, the oldest dropped beyond a bound.
+        self._styles: dict[str, HistoryStyle] = {}
 
     async def prepare(self, request_id: str, task: ChatTask) -> Prepared:
         """Raises InvalidRequest for what the caller must change."""
         state = await self._directory.find(task.model)
-        tokens, template, prompt_ids = await self._prompt(task, state)
+        tokens, reading, prompt_ids = await self._prompt(task, state)
         return Prepared(
             request_id=request_id,
             task=task,
             model=state.model,
             revision=state.revision,
             tokens=tokens,
-            template=template,
+            reading=reading,
             prompt_ids=prompt_ids,
             sampling=resolve(task, self._defaults, tokens.generation_config),
-            grammar=grammar_of(task),
+            grammar=grammar_of(task, reading),
             max_tokens=self._token_budget(task, len(prompt_ids), state.context_length),
         )
 
@@ -83,19 +96,43 @@ class Prompts:
 
     async def _prompt(
         self, task: ChatTask, state: router_pb2.ModelState
-    ) -> tuple[ModelTokens, str, tuple[int, ...]]:
+    ) -> tuple[ModelTokens, Reading, tuple[int, ...]]:
         await self._refuse_images(task, state)
         _refuse_unsupported(task)
         tokens = await self._library.tokens(state.model, state.revision)
         if task.raw_prompt is not None:
-            return tokens, "", await _raw_ids(task.raw_prompt, tokens)
+            # What goes on from a raw prompt is text, whatever it looks like.
+            return tokens, PLAIN, await _raw_ids(task.raw_prompt, tokens)
         source = tokens.template(has_tools=bool(task.tools))
         if source is None:
             raise TemplateFailed("the model has none, so it cannot chat")
-        prompt = await self._renderer.render(source, _template_variables(task, tokens))
+        begun = ""
+        if task.continues_last:
+            begun = task.messages[-1].text
+            task = replace(task, messages=task.messages[:-1])
+        style = await self._style(source, tokens) if needs_style(task) else HistoryStyle()
+        variables = template_variables(task, tokens.special_tokens, style)
+        prompt = await self._renderer.render(source, variables)
+        prompt += begun
+        reading = reading_of(task, source, prompt, tokens, self._rules)
         if len(prompt) <= INLINE_PROMPT_CHARS_MAX:
-            return tokens, source, tuple(tokens.encode(prompt))
-        return tokens, source, tuple(await asyncio.to_thread(tokens.encode, prompt))
+            return tokens, reading, tuple(tokens.encode(prompt))
+        return tokens, reading, tuple(await asyncio.to_thread(tokens.encode, prompt))
+
+    async def _style(self, source: str, tokens: ModelTokens) -> HistoryStyle:
+        """What the template wants of earlier calls; asked once."""
+        if source not in self._styles:
+            texts = []
+            for variables in probe_conversations(tokens.special_tokens):
+                try:
+                    texts.append(await self._renderer.render(source, variables))
+                except TemplateFailed:
+                    texts.append("")
+            as_text, as_object, two = texts
+            while len(self._styles) >= STYLES_MAX:
+                del self._styles[next(iter(self._styles))]
+            self._styles[source] = style_of((as_text, as_object, two), source)
+        return self._styles[source]
 
     async def _refuse_images(self, task: ChatTask, state: router_pb2.ModelState) -> None:
         for index, message in enumerate(task.messages):
@@ -113,11 +150,12 @@ class Prompts:
         if context_length == 0:
             raise ModelNotReady(task.model)
         room = context_length - prompt_tokens
-        if room < max(1, task.max_tokens or 0):
+        least = 1 if task.may_fill_context else max(1, task.max_tokens or 0)
+        if room < least:
             error = PromptTooLong(prompt_tokens, context_length, task.max_tokens or 0)
             error.param = "messages" if task.raw_prompt is None else "prompt"
             raise error
-        return task.max_tokens or min(self._defaults.max_tokens, room)
+        return min(task.max_tokens or self._defaults.max_tokens, room)
 
 
 async def _raw_ids(prompt: RawPrompt, tokens: ModelTokens) -> tuple[int, ...]:
@@ -141,46 +179,3 @@ def _refuse_unsupported(task: ChatTask) -> None:
     """What would change an answer is never left out in silence."""
     for name in UNSUPPORTED_FIELDS & task.extras.keys():
         raise InvalidRequest(f"'{name}' is not supported by this fleet's models", param=name)
-
-
-def _template_tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
-    function["parameters"] = dict(tool.parameters)
-    return {"type": "function", "function": function}
-
-
-def _template_variables(task: ChatTask, tokens: ModelTokens) -> dict[str, Any]:
-    shown = () if task.tool_choice.mode == "none" else task.tools
-    variables = {
-        **tokens.special_tokens,
-        "messages": [_template_message(message) for message in task.messages],
-        "tools": [_template_tool(tool) for tool in shown] or None,
-        "documents": None,
-        "add_generation_prompt": True,
-    }
-    if task.thinking.level:
-        variables["enable_thinking"] = task.thinking.level != "off"
-        if task.thinking.level not in ("off", "on"):
-            variables["reasoning_effort"] = task.thinking.level
-    return variables
-
-
-def _template_message(message: Message) -> dict[str, Any]:
-    """The shape that published templates read."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.tool_calls:
-        fields["tool_calls"] = [
-            {
-                "id": call.call_id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        fields["tool_call_id"] = message.tool_call_id
-    if message.name:
-        fields["name"] = message.name
-    if message.reasoning:
-        fields["reasoning_content"] = message.reasoning
-    return fields

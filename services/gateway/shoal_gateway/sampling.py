@@ -1,4 +1,4 @@
-"""Which value each sampling knob takes, and what the reply is held to. Pure.
+"""Which value each sampling knob takes. Pure.
 
 Precedence: the request, then this gateway's defaults, then the checkpoint's generation_config,
 then the built-in value.
@@ -59,20 +59,6 @@ def resolve(
         logprobs=task.logprobs,
         logprob_count=task.top_logprob_count,
     )
-
-
-def grammar_of(task: ChatTask) -> chat_pb2.GrammarSpec | None:
-    """What the engine holds the reply to; None for free text."""
-    asked = task.reply_format
-    if asked is None:
-        return None
-    if asked.kind == "json_schema":
-        return chat_pb2.GrammarSpec(json_schema=asked.text)
-    if asked.kind == "regex":
-        return chat_pb2.GrammarSpec(regex=asked.text)
-    if asked.kind == "choice":
-        return chat_pb2.GrammarSpec(choice=chat_pb2.Choices(texts=asked.choices))
-    return chat_pb2.GrammarSpec(json_object=True)
 
 
 def _checkpoint_temperature(checkpoint: Mapping[str, Any]) -> float | None:

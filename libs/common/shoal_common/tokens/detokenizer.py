@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,12 +18,14 @@ SILENT_TOKENS_MAX = 64
 class Detokenizer:
     """One reply's text. Joined pieces equal decoding all ids at once, special tokens left out.
 
+    `visible` are special tokens that give their text all the same, each as a piece of its own.
     Each step decodes only the tokens since the last two whole pieces, because decoders treat the
     start of a text differently (a leading space, for one) and characters span tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, visible: Mapping[int, str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._visible = dict(visible or {})
         self._ids: list[int] = []
         self._read_start = 0
 
@@ -38,6 +40,8 @@ class Detokenizer:
         return text
 
     def _feed_one(self, token_id: int) -> str:
+        if token_id in self._visible:
+            return self.flush() + self._visible[token_id]
         self._ids.append(token_id)
         text = self._unread_text()
         unread = len(self._ids) - self._read_start

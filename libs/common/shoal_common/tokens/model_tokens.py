@@ -37,6 +37,8 @@ class ModelTokens:
     stop_token_ids: tuple[int, ...]
     is_byte_level: bool
     _added: Mapping[int, str] = field(repr=False)
+    # Added tokens that decoding leaves out.
+    _special_ids: frozenset[int] = field(repr=False)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> ModelTokens:
@@ -60,6 +62,11 @@ class ModelTokens:
                 token_id: added.content
                 for token_id, added in tokenizer.get_added_tokens_decoder().items()
             },
+            _special_ids=frozenset(
+                token_id
+                for token_id, added in tokenizer.get_added_tokens_decoder().items()
+                if added.special
+            ),
         )
 
     def template(self, has_tools: bool) -> str | None:
@@ -72,8 +79,17 @@ class ModelTokens:
         """Ids of a rendered prompt; the template has written the special tokens already."""
         return list(self.tokenizer.encode(prompt, add_special_tokens=False).ids)
 
-    def detokenizer(self) -> Detokenizer:
-        return Detokenizer(self.tokenizer)
+    def detokenizer(self, visible: Mapping[int, str] | None = None) -> Detokenizer:
+        """`visible`: special tokens that give text all the same."""
+        return Detokenizer(self.tokenizer, visible)
+
+    def added_id(self, text: str) -> int | None:
+        """The id of an added token that is exactly this text."""
+        return next((at for at, content in self._added.items() if content == text), None)
+
+    def is_special(self, token_id: int) -> bool:
+        """Decoding leaves it out, unless it is asked for."""
+        return token_id in self._special_ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token, which need not be whole characters. Empty for unknown ids."""
