@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from shoal_gateway.images import ImageUrls
 from shoal_gateway.task import ChatTask, Event
 
 
@@ -40,19 +41,42 @@ class Backend(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Counts what answers use."""
+
+    def metered(self, request_id: str, task: ChatTask, answer: Answer) -> Answer:
+        """The same answer, counted."""
+        ...
+
+
 class Answers:
     """The first backend that serves a model answers for it; the last one refuses by name."""
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        images: ImageUrls | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        """Without `images`, those that a task names by URL are refused."""
         assert backends
         self._backends = tuple(backends)
+        self._images = images or ImageUrls(is_on=False)
+        self._meter = meter
+
+    async def with_images(self, task: ChatTask) -> ChatTask:
+        """The task with the images that it names by URL. Raises ImageUrlRefused."""
+        return await self._images.fetched(task)
 
     async def open(self, request_id: str, task: ChatTask) -> Answer:
         """Raises UnknownModel and whatever the backend finds wrong."""
-        return await (await self._backend(task.model)).open(request_id, task)
+        task = await self.with_images(task)
+        answer = await (await self._backend(task.model)).open(request_id, task)
+        return answer if self._meter is None else self._meter.metered(request_id, task, answer)
 
     async def count_tokens(self, task: ChatTask) -> int:
         """Tokens of the task's prompt."""
+        task = await self.with_images(task)
         return await (await self._backend(task.model)).count_tokens(task)
 
     async def _backend(self, model: str) -> Backend:

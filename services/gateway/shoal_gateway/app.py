@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
+from redis.asyncio import Redis
 
 from shoal_common import log as shoal_log
 from shoal_common.app import run_service, until_signal, write_ready_file
@@ -15,29 +17,50 @@ from shoal_common.rpc import RpcChannel
 from shoal_common.settings import load
 from shoal_common.side import SideServer
 from shoal_common.tokens import TemplateRenderer
-from shoal_gateway import limits
+from shoal_gateway.access.gate import Gate
+from shoal_gateway.access.metering import TokenMeter
+from shoal_gateway.access.opening import make_gate
 from shoal_gateway.answers import Answers
-from shoal_gateway.auth import KeyCheck, load_or_create_key
+from shoal_gateway.auth import load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
+from shoal_gateway.history import History
 from shoal_gateway.http.anthropic import MessageRoutes
+from shoal_gateway.http.body import BODY_LIMITS, BodyLimits
+from shoal_gateway.http.caller import FIELD_POLICY, FieldPolicy
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.completions import CompletionRoutes
+from shoal_gateway.http.headers import add_headers
 from shoal_gateway.http.health import HealthRoutes
+from shoal_gateway.http.keys import KeyRoutes
 from shoal_gateway.http.mcp import McpLimits, McpRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
+from shoal_gateway.http.relay import RelayRoutes
+from shoal_gateway.http.responses import ResponsesRoutes
+from shoal_gateway.http.responses_admin import ResponsesAdminRoutes
 from shoal_gateway.http.status import StatusRoutes
+from shoal_gateway.images import ImageUrls
 from shoal_gateway.local import LocalBackend
 from shoal_gateway.mcp_server.catalogue import FleetCatalogue
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
+from shoal_gateway.probe import probe
 from shoal_gateway.prompt import Prompts
+from shoal_gateway.providers.assembly import ProviderConfig, open_providers
+from shoal_gateway.providers.client import ClientLimits
+from shoal_gateway.providers.keys import SECRET_FILE_NAME, FoundKey
+from shoal_gateway.providers.routing import NamedModel, RoutingRules
+from shoal_gateway.providers.table import PROVIDERS
+from shoal_gateway.responses.background import BackgroundRuns
+from shoal_gateway.responses.store import ResponseStore, StoreLimits
 from shoal_gateway.sampling import SamplingDefaults
-from shoal_gateway.settings import Settings
+from shoal_gateway.settings import Settings, found_variables
 from shoal_gateway.shared import connect
 from shoal_gateway.traits import TraitsLibrary
+
+LINGERING_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,9 +86,6 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
     clock = SystemClock()
     metrics = Metrics(new_registry())
     token = settings.fleet.secret_token()
-    keys = KeyCheck(
-        settings.api_key.get_secret_value() or load_or_create_key(settings.fleet.data_dir)
-    )
     async with AsyncExitStack() as stack:
         # First of all: gRPC does not like to be forked.
         renderer = TemplateRenderer(settings.template_workers, settings.template_timeout_s)
@@ -78,15 +98,10 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         stages = GrpcStages(token, settings.idle_timeout_s)
         stack.push_async_callback(stages.close)
 
-        database = Database(
-            settings.database_url.get_secret_value()
-            or sqlite_url(settings.fleet.data_dir / "gateway.db")
-        )
-        stack.push_async_callback(database.close)
-        await database.start()
-        shared = connect(settings.redis_url)
-        if shared is not None:
-            stack.push_async_callback(shared.aclose)
+        database, shared = await _open_stores(settings, stack)
+        history = History(settings.request_history_limit, settings.observability_capture_body)
+        gate = await _open_gate(settings, database, shared, clock, stack)
+        meter = TokenMeter(gate.budgets, history)
         router = GrpcRouter(router_channel, settings.call_timeout_s)
         directory = ModelDirectory(router, clock, settings.default_model)
         library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
@@ -95,28 +110,92 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         traits = TraitsLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
         prompts = Prompts(directory, library, traits, renderer, _sampling_defaults(settings))
         local = LocalBackend(directory, prompts, completer)
-        answers = Answers([local])
-        app = web.Application(
-            client_max_size=limits.BODY_SIZE_BYTES_MAX,
-            middlewares=make_middlewares(keys, metrics, clock),
+        providers = await stack.enter_async_context(
+            open_providers(_provider_config(settings), database, clock)
         )
-        ChatRoutes(answers, metrics, clock, settings.strict_compat, settings.keep_alive_s).add_to(
+        images = ImageUrls(settings.allow_image_urls, settings.image_url_timeout_s)
+        stack.push_async_callback(images.close)
+        # Who refuses a name in the end is the fleet.
+        answers = Answers([local, providers.backend, local], images, meter)
+        app = web.Application(
+            client_max_size=settings.max_request_body_bytes,
+            middlewares=make_middlewares(gate, history, metrics, clock),
+        )
+        _set_policies(app, settings, clock)
+        ChatRoutes(answers, metrics, clock, _is_strict(settings), settings.keep_alive_s).add_to(app)
+        CompletionRoutes(
+            Answers([local], meter=meter),
+            metrics,
+            clock,
+            _is_strict(settings),
+            settings.keep_alive_s,
+        ).add_to(app)
+        MessageRoutes(answers, metrics, clock, _is_strict(settings), settings.keep_alive_s).add_to(
             app
         )
-        CompletionRoutes(
-            Answers([local]), metrics, clock, settings.strict_compat, settings.keep_alive_s
-        ).add_to(app)
-        MessageRoutes(
-            answers, metrics, clock, settings.strict_compat, settings.keep_alive_s
-        ).add_to(app)
         ModelRoutes(directory, traits).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
         _mcp_routes(answers, directory, metrics, clock, settings).add_to(app)
+        _add_responses(app, answers, shared, metrics, clock, settings)
         HealthRoutes(directory, metrics).add_to(app)
+        KeyRoutes(gate).add_to(app)
+        if settings.observability_enabled:
+            RelayRoutes(directory, history, gate, metrics, clock).add_to(app)
+        await probe(settings, router, stack)
         address = await _listen(app, settings, stack)
         side = SideServer(settings.side_address, metrics.registry, lambda: True)
         stack.push_async_callback(side.stop)
         yield address, await side.start()
+
+
+async def _open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Database, Redis | None]:
+    """What outlives the process, and what replicas share, if anything."""
+    settings.fleet.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(
+        settings.database_url.get_secret_value()
+        or sqlite_url(settings.fleet.data_dir / "gateway.db")
+    )
+    stack.push_async_callback(database.close)
+    await database.start()
+    shared = connect(settings.redis_url)
+    if shared is not None:
+        stack.push_async_callback(shared.aclose)
+    return database, shared
+
+
+async def _open_gate(
+    settings: Settings,
+    database: Database,
+    shared: Redis | None,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> Gate:
+    """A gate that keeps its books until the stack closes, and writes them down once more then."""
+    house_key = settings.api_key.get_secret_value() or load_or_create_key(settings.fleet.data_dir)
+    gate = make_gate(settings, house_key, database, shared, clock)
+    stop = asyncio.Event()
+    books = asyncio.create_task(gate.keep_books(stop))
+
+    async def close() -> None:
+        stop.set()
+        await books
+
+    stack.push_async_callback(close)
+    return gate
+
+
+def _set_policies(app: web.Application, settings: Settings, clock: Clock) -> None:
+    """What holds for every body and every answer."""
+    app[BODY_LIMITS] = BodyLimits(
+        settings.max_request_body_bytes, settings.json_depth_max, settings.read_timeout_s
+    )
+    app[FIELD_POLICY] = FieldPolicy(settings.unknown_field_policy, settings.warn_on_stripped_fields)
+    add_headers(app, clock, settings.cors_origin)
+
+
+def _is_strict(settings: Settings) -> bool:
+    """Whether unknown fields are refused."""
+    return settings.strict_compat or settings.unknown_field_policy == "reject"
 
 
 async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> str:
@@ -125,6 +204,9 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=settings.drain_timeout_s,
+        keepalive_timeout=settings.keepalive_timeout_s,
+        # A body that nobody wants is read on for this long, so that its sender sees the answer.
+        lingering_time=LINGERING_S,
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -147,7 +229,64 @@ def _mcp_routes(
         session_idle_s=settings.mcp_session_idle_s,
     )
     catalogue = FleetCatalogue(directory)
-    return McpRoutes(answers, catalogue, metrics, clock, mcp_limits, settings.listen_host)
+    return McpRoutes(
+        answers,
+        catalogue,
+        metrics,
+        clock,
+        mcp_limits,
+        settings.listen_host,
+        settings.cors_origin,
+    )
+
+
+def _provider_config(settings: Settings) -> ProviderConfig:
+    data_dir = settings.fleet.data_dir
+    variables = {name for provider in PROVIDERS for name in provider.key_variables}
+    variables |= {model.auth_env for model in settings.cloud_models.values() if model.auth_env}
+    found = found_variables(sorted(variables), data_dir)
+    return ProviderConfig(
+        secret_path=settings.provider_secret_file or data_dir / SECRET_FILE_NAME,
+        found_keys={name: FoundKey(value, source) for name, (value, source) in found.items()},
+        rules=RoutingRules(
+            base_urls=settings.provider_base_urls,
+            named={
+                name: NamedModel(model.base_url, model.auth_env, model.ctx_size, model.type)
+                for name, model in settings.cloud_models.items()
+            },
+            fallback_url=settings.cloud_fallback_url,
+            fallback_key=settings.cloud_fallback_key.get_secret_value(),
+        ),
+        limits=ClientLimits(
+            connect_timeout_s=settings.provider_connect_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            response_size_bytes_max=settings.max_upstream_response_bytes,
+            in_flight_max=settings.provider_concurrency_max,
+            shows_upstream_errors=settings.expose_upstream_errors == "always",
+        ),
+        max_tokens_default=settings.default_max_tokens,
+    )
+
+
+def _add_responses(
+    app: web.Application,
+    answers: Answers,
+    shared: Redis | None,
+    metrics: Metrics,
+    clock: Clock,
+    settings: Settings,
+) -> None:
+    store_limits = StoreLimits(
+        ttl_s=settings.response_ttl_s,
+        size_bytes_max=settings.response_size_bytes_max,
+        alive_s=settings.response_alive_s,
+    )
+    store = ResponseStore(shared, store_limits)
+    runs = BackgroundRuns(store, clock, settings.response_background_max, settings.drain_timeout_s)
+    ResponsesRoutes(
+        answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s
+    ).add_to(app)
+    ResponsesAdminRoutes(store).add_to(app)
 
 
 def _sampling_defaults(settings: Settings) -> SamplingDefaults:

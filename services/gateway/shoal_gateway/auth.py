@@ -1,14 +1,12 @@
-"""The gateway's key: made on first run, kept on disk, compared in constant time."""
+"""The house's own key: made on first run, kept on disk, compared in constant time."""
 
 from __future__ import annotations
 
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from shoal_common.errors import Unauthenticated
 
 KEY_FILE_NAME = "api_key"
 KEY_SIZE_BYTES = 32
@@ -33,27 +31,27 @@ def load_or_create_key(data_dir: Path) -> str:
     return key
 
 
-class KeyCheck:
-    """Admits a request that shows the key in `Authorization: Bearer` or `x-api-key`."""
+class HouseKey:
+    """The key of whoever runs the gateway: it may do everything."""
 
     def __init__(self, key: str) -> None:
         assert key, "an empty key would admit everyone"
         self._key = key.encode()
 
-    def require(self, headers: Mapping[str, str]) -> None:
-        """Raises Unauthenticated."""
-        shown = [headers.get("x-api-key", "").strip()]
-        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            shown.append(credentials.strip())
-        shown = [value for value in shown if value]
-        if not shown:
-            raise Unauthenticated(
-                "no API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
-            )
+    def matches(self, shown: Sequence[str]) -> bool:
+        """Whether one of the shown keys is it."""
         # All are compared, so that the time taken says nothing.
         matches = [
             hmac.compare_digest(value.encode(errors="replace"), self._key) for value in shown
         ]
-        if not any(matches):
-            raise Unauthenticated("the API key is wrong")
+        return any(matches)
+
+
+def shown_keys(headers: Mapping[str, str]) -> list[str]:
+    """The keys in `Authorization: Bearer` and `x-api-key`, those that are not empty."""
+    shown = []
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        shown.append(credentials.strip())
+    shown.append(headers.get("x-api-key", "").strip())
+    return [value for value in shown if value]

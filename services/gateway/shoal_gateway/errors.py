@@ -3,7 +3,14 @@
 InvalidRequest
 ├── MalformedBody      not JSON, not an object, not text
 ├── UnknownRoute       no such path
-└── WrongMethod        the path knows other methods
+├── WrongMethod        the path knows other methods
+├── WrongHost          a Host that is not one of ours
+├── BodyTooSlow        the body did not come in time
+├── ScopeMissing       a key that may not do this
+├── UnknownKey         no named key of that id
+└── BudgetExceeded     the key's tokens of this month are used up
+Overloaded
+└── RateLimited        too many requests in a minute
 Unavailable
 ├── NoModelReady       `auto`, and nothing is ready
 ├── ModelNotReady      its engines are starting, so that nothing is known of it yet
@@ -11,15 +18,18 @@ Unavailable
 ├── VisionEncoderUnavailable  a model for images, whose encoder nobody holds
 ├── PeerRefused        another service does not take our fleet token
 ├── DatabaseUnreachable  keys and accounts cannot be read now
+├── StartupProbeFailed  the router does not answer at start
 ├── PeerUnreachable    another service's connection broke, or was never there
 └── StageSilent        nothing came from the head for too long
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
-from shoal_common.errors import InvalidRequest, Unavailable
+from shoal_common.errors import InvalidRequest, Overloaded, Unavailable
 
 
 class MalformedBody(InvalidRequest):
@@ -49,6 +59,94 @@ class WrongMethod(InvalidRequest):
 
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(f"{method} is not allowed on {path[:200]}; allowed: {allowed}")
+
+
+class WrongHost(InvalidRequest):
+    """The Host header names somebody else."""
+
+    reason = "WRONG_HOST"
+    http_status = 421
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"this gateway does not answer for host '{host[:200]}'; its operator can add the name "
+            "to allowed_hosts"
+        )
+
+
+class BodyTooSlow(InvalidRequest):
+    """The request's body stopped, or trickles."""
+
+    reason = "BODY_TOO_SLOW"
+    http_status = 408
+
+    def __init__(self, received_bytes: int, timeout_s: float) -> None:
+        super().__init__(
+            f"only {received_bytes} bytes of the body came within {timeout_s:.0f} s; send it again"
+        )
+
+
+class ScopeMissing(InvalidRequest):
+    """The key is valid and may not do this."""
+
+    reason = "SCOPE_MISSING"
+    grpc_code = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+
+    def __init__(self, key_name: str, wanted: Sequence[str]) -> None:
+        super().__init__(
+            f"key '{key_name}' may not do this; it needs the scope {' or '.join(wanted)}"
+        )
+
+
+class UnknownKey(InvalidRequest):
+    """No named key of that id, or it was revoked."""
+
+    reason = "UNKNOWN_KEY"
+    http_status = 404
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key '{key_id[:100]}' in use")
+
+
+class BudgetExceeded(InvalidRequest):
+    """Trying again helps nobody before the month ends."""
+
+    reason = "BUDGET_EXCEEDED"
+    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+
+    def __init__(self, used: int, budget: int, month: str) -> None:
+        super().__init__(
+            f"{used} of the key's {budget} tokens for {month} are used up; its budget starts anew "
+            "with the next month (UTC), or its operator can raise it"
+        )
+
+
+class RateLimited(Overloaded):
+    """More requests in a minute than the key or the address may send."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, limit: int, retry_after_s: float, reset_s: float) -> None:
+        super().__init__(
+            f"more than {limit} requests in a minute; try again in {retry_after_s:.1f} s"
+        )
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        self.reset_s = reset_s
+
+
+class StartupProbeFailed(Unavailable):
+    """`strict_startup`, and the router does not answer."""
+
+    reason = "STARTUP_PROBE_FAILED"
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        super().__init__(
+            f"the router at {address} did not answer within {timeout_s:g} s; start it first, or "
+            "turn strict_startup off"
+        )
 
 
 class NoModelReady(Unavailable):

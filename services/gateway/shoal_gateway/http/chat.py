@@ -15,6 +15,7 @@ from shoal_gateway.collect import Collected, collect
 from shoal_gateway.dialects import openai_chat
 from shoal_gateway.dialects.openai_render import ChatEnvelope, ChatStream
 from shoal_gateway.http.body import read_object
+from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
@@ -37,7 +38,8 @@ class ChatRoutes:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         chat = openai_chat.parse(await read_object(request), self.is_strict)
         request_id = request[REQUEST_ID]
-        opened = await open_choices(self.answers, request_id, chat.task)
+        task = for_caller(request, chat.task)
+        opened = await open_choices(self.answers, request_id, task)
         envelope = ChatEnvelope(
             response_id=f"chatcmpl-{request_id.removeprefix('req-')}",
             created=int(self.clock.time()),

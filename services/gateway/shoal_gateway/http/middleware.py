@@ -6,6 +6,7 @@ The one place where a ShoalError becomes an HTTP status.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,12 +17,17 @@ from shoal_common import log as shoal_log
 from shoal_common.clock import Clock
 from shoal_common.errors import Internal, InvalidRequest, ShoalError
 from shoal_common.ids import new_request_id
-from shoal_gateway.auth import KeyCheck
+from shoal_gateway.access.gate import Gate
+from shoal_gateway.access.rates import Allowance
 from shoal_gateway.dialects import anthropic_render
 from shoal_gateway.dialects.openai_render import error_object
-from shoal_gateway.errors import UnknownRoute, WrongMethod
-from shoal_gateway.http.body import body_too_large
+from shoal_gateway.errors import BudgetExceeded, RateLimited, UnknownRoute, WrongMethod
+from shoal_gateway.history import Entry, History
+from shoal_gateway.http.body import RAW_BODY, body_too_large
+from shoal_gateway.http.caller import ALLOWANCE, CALLER
+from shoal_gateway.http.cors import is_preflight, preflight_answer
 from shoal_gateway.http.streaming import STREAM, BegunStream
+from shoal_gateway.mcp_server import errors as mcp_errors
 from shoal_gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -32,6 +38,7 @@ OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 # How errors look below a path; everywhere else in OpenAI's shape.
 ERROR_SHAPES: dict[str, Callable[[ShoalError], dict[str, Any]]] = {
     "/v1/messages": anthropic_render.error_object,
+    "/mcp": mcp_errors.error_object,
 }
 # Below these paths clients show by a header which dialect they speak.
 SHARED_PATHS = "/v1/models"
@@ -41,19 +48,25 @@ FAILED = web.RequestKey("failed", bool)
 CLIENT_GONE_STATUS = 499
 
 
-def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Middleware]:
+def make_middlewares(
+    gate: Gate, history: History, metrics: Metrics, clock: Clock
+) -> list[Middleware]:
     """Outermost first."""
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = request[REQUEST_ID] = new_request_id()
         started_at = clock.monotonic()
-        outcome = "cancelled"
+        outcome, status = "cancelled", CLIENT_GONE_STATUS
+        entry = Entry(request_id, request.method, _route_name(request), clock.time())
+        if request.path not in OPEN_PATHS:
+            history.begin(entry)
         metrics.in_flight.inc()
         try:
             with shoal_log.bind(request_id=request_id):
                 response = await handler(request)
             outcome = "failed" if request.get(FAILED) else _outcome(response.status)
+            status = response.status
             return response
         except ConnectionError:
             # The client left between two writes; its task was not yet cancelled.
@@ -61,18 +74,29 @@ def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Mid
         finally:
             metrics.in_flight.dec()
             duration_s = clock.monotonic() - started_at
-            route = _route_name(request)
-            metrics.requests.labels(route, outcome).inc()
-            metrics.duration.labels(route).observe(duration_s)
-            fields = {"route": route, "outcome": outcome, "duration_s": round(duration_s, 4)}
-            log.info("request ended", extra=fields | {"request_id": request_id})
+            metrics.requests.labels(entry.route, outcome).inc()
+            metrics.duration.labels(entry.route).observe(duration_s)
+            fields = {"route": entry.route, "outcome": outcome, "request_id": request_id}
+            caller = request.get(CALLER)
+            if caller is not None:
+                entry.caller, entry.key_id = caller.name, caller.key_id
+                fields["key_id"] = caller.key_id
+            if request.path not in OPEN_PATHS:
+                history.asked(entry, request.get(RAW_BODY, b""))
+                history.end(entry, status, outcome, duration_s)
+            log.info("request ended", extra=fields | {"duration_s": round(duration_s, 4)})
 
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path not in OPEN_PATHS:
-                keys.require(request.headers)
-            return await handler(request)
+            if request.path in OPEN_PATHS:
+                return await handler(request)
+            gate.require_host(request.host)
+            if is_preflight(request):
+                return preflight_answer(request)
+            await _admit(request, gate)
+            with gate.place(request.method, request.path):
+                return await handler(request)
         except ShoalError as err:
             return await _answer(request, err)
         except web.HTTPException as err:
@@ -86,6 +110,20 @@ def make_middlewares(keys: KeyCheck, metrics: Metrics, clock: Clock) -> list[Mid
             return await _answer(request, fault)
 
     return [observe, answer_errors]
+
+
+async def _admit(request: web.Request, gate: Gate) -> None:
+    """Leave who asks, and how often they may, with the request."""
+    try:
+        admission = await gate.admit(
+            request.method, request.path, request.headers, request.remote or ""
+        )
+    except RateLimited as err:
+        request[ALLOWANCE] = Allowance(err.limit, 0, err.reset_s, err.retry_after_s)
+        raise
+    request[CALLER] = admission.caller
+    if admission.allowance is not None:
+        request[ALLOWANCE] = admission.allowance
 
 
 async def _answer(request: web.Request, error: ShoalError) -> web.StreamResponse:
@@ -105,8 +143,13 @@ def error_response(
     headers = {}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.retryable:
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    elif error.retryable:
         headers["Retry-After"] = "1"
+    if isinstance(error, BudgetExceeded):
+        # Clients would try a 429 again, and again.
+        headers["x-should-retry"] = "false"
     if allow:
         headers["Allow"] = allow
     shape: Callable[[ShoalError], dict[str, Any]] = error_object
@@ -129,7 +172,7 @@ def _translate(error: web.HTTPException, request: web.Request) -> ShoalError:
     if error.status == 404:
         return UnknownRoute(request.method, request.path)
     if error.status == 413:
-        return body_too_large()
+        return body_too_large(request.client_max_size)
     return InvalidRequest(error.reason or "the request cannot be read")
 
 

@@ -1,0 +1,62 @@
+"""What a handler knows of whoever asks: request[CALLER], and a task in the caller's name."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aiohttp import web
+
+from shoal_gateway.access.callers import Caller
+from shoal_gateway.access.rates import Allowance
+from shoal_gateway.task import ChatTask
+
+log = logging.getLogger(__name__)
+
+CALLER = web.RequestKey("caller", Caller)
+ALLOWANCE = web.RequestKey("allowance", Allowance)
+# First match wins; agents send their conversation's id in one of them.
+SESSION_HEADERS = ("session-id", "session_id", "x-session-affinity", "x-client-request-id")
+_SESSION_CHARS_MAX = 256
+_FIELD_NAMES_MAX = 20
+
+
+@dataclass(frozen=True)
+class FieldPolicy:
+    """What becomes of body fields that a dialect does not know and did not refuse."""
+
+    unknown: Literal["pass_through", "strip", "reject"] = "pass_through"
+    warns: bool = True
+
+
+FIELD_POLICY = web.AppKey("field_policy", FieldPolicy)
+
+
+def for_caller(request: web.Request, task: ChatTask) -> ChatTask:
+    """The task with its tenant, its session and the unknown fields that may pass.
+
+    Every route calls it on every task before it opens answers.
+    """
+    policy = request.app.get(FIELD_POLICY, FieldPolicy())
+    extras = task.extras
+    if extras and policy.unknown == "strip":
+        if policy.warns:
+            names = sorted(name[:80] for name in extras)[:_FIELD_NAMES_MAX]
+            log.warning("unknown fields stripped", extra={"fields": names})
+        extras = {}
+    return replace(
+        task,
+        tenant=request[CALLER].tenant,
+        session_id=task.session_id or session_of(request),
+        extras=extras,
+    )
+
+
+def session_of(request: web.Request) -> str:
+    """The session that the headers name; "" where none does."""
+    for name in SESSION_HEADERS:
+        value = request.headers.get(name, "").strip()
+        if value:
+            return value[:_SESSION_CHARS_MAX]
+    return ""
