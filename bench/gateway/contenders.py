@@ -139,7 +139,8 @@ async def litellm(place: Place) -> Contender:
     models = [{"model_name": upstream.MODEL, "litellm_params": route}]
     # JSON is YAML.
     config = place.folder / "litellm.yaml"
-    config.write_text(json.dumps({"model_list": models}))
+    general = {"master_key": _KEY}
+    config.write_text(json.dumps({"model_list": models, "general_settings": general}))
     port = free_port()
     argv = [str(folder / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
     argv += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bench.gateway import relays
+from bench.gateway.relays import measure
 from bench.running import Measure, run_program
 
-MEASUREMENTS: Mapping[str, Measure] = {"relays": relays.measure}
+MEASUREMENTS: Mapping[str, Measure] = {"relays": measure}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
