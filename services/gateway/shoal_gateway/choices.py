@@ -18,6 +18,8 @@ async def open_choices(answers: Answers, request_id: str, task: ChatTask) -> lis
     """Prepare `task.choice_count` answers; each draws from a seed of its own."""
     if task.choice_count == 1:
         return [await answers.open(request_id, task)]
+    # Once for all of them.
+    task = await answers.with_images(task)
     opened = []
     for index in range(task.choice_count):
         sampling = task.sampling
