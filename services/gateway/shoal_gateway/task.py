@@ -140,6 +140,10 @@ class ChatTask:
     tenant: str = ""
     # Instead of messages; only this fleet's models can go on from one.
     raw_prompt: RawPrompt | None = None
+    # The last message is the assistant's, and the answer goes on from it.
+    continues_last: bool = False
+    # `max_tokens` may be more than the context has room for: the answer then ends where that does.
+    may_fill_context: bool = False
     # Fields that nobody here knows, for a provider of the client's own dialect.
     extras: Mapping[str, Any] = field(default_factory=dict)
 
