@@ -36,6 +36,7 @@ from shoal_gateway.http.keys import KeyRoutes
 from shoal_gateway.http.mcp import McpLimits, McpRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
+from shoal_gateway.http.providers import SHOWS_ADMINS
 from shoal_gateway.http.relay import RelayRoutes
 from shoal_gateway.http.responses import ResponsesRoutes
 from shoal_gateway.http.responses_admin import ResponsesAdminRoutes
@@ -57,6 +58,7 @@ from shoal_gateway.responses.background import BackgroundRuns
 from shoal_gateway.responses.store import ResponseStore, StoreLimits
 from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings, found_variables
+from shoal_gateway.shape import ReadingRules
 from shoal_gateway.shared import connect
 from shoal_gateway.traits import TraitsLibrary
 
@@ -107,8 +109,18 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
         stack.push_async_callback(library.close)
         completer = Completer(router, stages, directory, _completion_limits(settings), clock)
-        traits = TraitsLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
-        prompts = Prompts(directory, library, traits, renderer, _sampling_defaults(settings))
+        traits = TraitsLibrary(
+            GrpcShardStore(store_channel, settings.call_timeout_s),
+            settings.thinking_levels if settings.thinking_supported else (),
+        )
+        prompts = Prompts(
+            directory,
+            library,
+            traits,
+            renderer,
+            _sampling_defaults(settings),
+            ReadingRules(settings.tool_mode, settings.reasoning_mode),
+        )
         local = LocalBackend(directory, prompts, completer)
         providers = await stack.enter_async_context(
             open_providers(_provider_config(settings), database, clock)
@@ -122,6 +134,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
             middlewares=make_middlewares(gate, history, metrics, clock),
         )
         _set_policies(app, settings, clock)
+        app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
         ChatRoutes(answers, metrics, clock, _is_strict(settings), settings.keep_alive_s).add_to(app)
         CompletionRoutes(
             Answers([local], meter=meter),

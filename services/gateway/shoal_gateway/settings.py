@@ -72,6 +72,16 @@ class Settings(ServiceSettings, service="gateway"):
     """Tokens of an answer where the request names no limit."""
     strict_compat: bool = False
     """Refuse requests with fields that the API does not know."""
+    tool_mode: Literal["auto", "hermes", "llama3", "mistral", "json", "off"] = "auto"
+    """How the fleet's models write tool calls: by their template, by name, or `off`: as text."""
+    reasoning_mode: Literal["auto", "preserve", "off"] = "auto"
+    """Thoughts of the fleet's models: `auto` apart, `preserve` in the text, `off` left out."""
+    thinking_supported: bool = False
+    """Models whose template says nothing of thinking levels take `thinking_levels`."""
+    thinking_levels: tuple[
+        Literal["on", "off", "minimal", "low", "medium", "high", "xhigh"], ...
+    ] = ("on", "off")
+    """Levels that requests may ask for, where `thinking_supported` declares them."""
     idle_timeout_s: float = Field(default=600.0, gt=0, le=86400)
     """Seconds without a token after which an answer is given up; its length has no limit."""
     queue_timeout_s: float = Field(default=600.0, gt=0, le=86400)

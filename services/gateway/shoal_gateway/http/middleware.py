@@ -26,9 +26,11 @@ from shoal_gateway.history import Entry, History
 from shoal_gateway.http.body import RAW_BODY, body_too_large
 from shoal_gateway.http.caller import ALLOWANCE, CALLER
 from shoal_gateway.http.cors import is_preflight, preflight_answer
+from shoal_gateway.http.providers import SHOWS_ADMINS
 from shoal_gateway.http.streaming import STREAM, BegunStream
 from shoal_gateway.mcp_server import errors as mcp_errors
 from shoal_gateway.metrics import Metrics
+from shoal_gateway.providers.errors import ProviderFailed, reveal
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +130,9 @@ async def _admit(request: web.Request, gate: Gate) -> None:
 
 async def _answer(request: web.Request, error: ShoalError) -> web.StreamResponse:
     """An error before the first byte has its own status; a later one is the stream's last event."""
+    caller = request.get(CALLER)
+    if caller is not None and caller.is_admin and request.app.get(SHOWS_ADMINS):
+        reveal(error)
     begun: BegunStream | None = request.get(STREAM)
     if begun is None:
         return error_response(request, error)
@@ -143,7 +148,7 @@ def error_response(
     headers = {}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited | ProviderFailed) and error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     elif error.retryable:
         headers["Retry-After"] = "1"

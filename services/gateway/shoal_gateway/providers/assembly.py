@@ -1,0 +1,52 @@
+"""The room as a whole: what its parts need, opened and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal_common.clock import Clock
+from shoal_gateway.database import Database
+from shoal_gateway.providers.backend import ProviderBackend
+from shoal_gateway.providers.client import ClientLimits, ProviderClient
+from shoal_gateway.providers.keys import FoundKey, ProviderKeys
+from shoal_gateway.providers.routing import Routing, RoutingRules
+
+
+@dataclass(frozen=True)
+class ProviderConfig:
+    """What the operator decided. `found_keys` are those of the environment, by variable."""
+
+    secret_path: Path
+    found_keys: Mapping[str, FoundKey]
+    rules: RoutingRules
+    limits: ClientLimits
+    max_tokens_default: int
+
+
+@dataclass(frozen=True)
+class Providers:
+    """What others may ask of the providers."""
+
+    keys: ProviderKeys
+    routing: Routing
+    client: ProviderClient
+    backend: ProviderBackend
+
+
+@asynccontextmanager
+async def open_providers(
+    config: ProviderConfig, database: Database, clock: Clock
+) -> AsyncIterator[Providers]:
+    """Nothing is asked of any provider yet."""
+    keys = ProviderKeys(database, config.secret_path, config.found_keys, clock)
+    routing = Routing(config.rules, keys)
+    client = ProviderClient(config.limits, clock)
+    try:
+        yield Providers(
+            keys, routing, client, ProviderBackend(routing, client, config.max_tokens_default)
+        )
+    finally:
+        await client.close()

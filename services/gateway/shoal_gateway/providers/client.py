@@ -1,0 +1,224 @@
+"""HTTP to the providers: one pool of connections, bounded in time, size and number.
+
+Owns what a provider's status and silence mean; does not know what is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import orjson
+
+from shoal_common.clock import Clock
+from shoal_common.errors import ShoalError
+from shoal_gateway.providers.errors import (
+    ProviderAnswerBroken,
+    ProviderSilent,
+    ProviderUnreachable,
+    from_status,
+    reveal,
+)
+from shoal_gateway.providers.guard import Gate
+from shoal_gateway.providers.table import Endpoint
+from shoal_gateway.providers.values import error_text
+
+log = logging.getLogger(__name__)
+
+ANTHROPIC_VERSION = "2023-06-01"
+ERROR_BODY_BYTES_MAX = 64 * 1024
+IDLE_CONNECTION_S = 60.0
+
+
+@dataclass(frozen=True)
+class ClientLimits:
+    """`in_flight_max` is per provider; the response's size is that of one event or whole body."""
+
+    connect_timeout_s: float = 10.0
+    idle_timeout_s: float = 600.0
+    response_size_bytes_max: int = 16 * 1024 * 1024
+    in_flight_max: int = 256
+    shows_upstream_errors: bool = False
+
+
+class Upstream:
+    """An answer with a good status, yet to be read."""
+
+    def __init__(
+        self, provider: str, response: aiohttp.ClientResponse, limits: ClientLimits
+    ) -> None:
+        self._provider = provider
+        self._response = response
+        self._limits = limits
+
+    @property
+    def is_stream(self) -> bool:
+        return self._response.content_type == "text/event-stream"
+
+    @property
+    def content_type(self) -> str:
+        return self._response.content_type
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Whatever has arrived, as it arrives. Raises ProviderFailed."""
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except TimeoutError as err:
+            raise ProviderSilent(self._provider, self._limits.idle_timeout_s) from err
+        except aiohttp.ClientError as err:
+            raise ProviderAnswerBroken(self._provider, "broke off") from err
+
+    async def read(self) -> bytes:
+        """The whole body. Raises ProviderFailed."""
+        size_bytes_max = self._limits.response_size_bytes_max
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > size_bytes_max:
+                raise too_large(self._provider, size_bytes_max)
+        return bytes(body)
+
+
+class ProviderClient:
+    """Sends requests to endpoints. Needs a running event loop."""
+
+    def __init__(self, limits: ClientLimits, clock: Clock) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._gates: dict[str, Gate] = {}
+        self._session = aiohttp.ClientSession(
+            # Numbers are bounded by the gates, which refuse instead of waiting.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=limits.connect_timeout_s,
+                sock_read=limits.idle_timeout_s,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "shoal", "Accept-Encoding": "identity"},
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def gate(self, endpoint: Endpoint) -> Gate:
+        """What all requests to the endpoint's provider share."""
+        gate = self._gates.get(endpoint.name)
+        if gate is None:
+            gate = Gate(endpoint.name, self.limits.in_flight_max, self._clock)
+            self._gates[endpoint.name] = gate
+        return gate
+
+    @asynccontextmanager
+    async def open(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str] | None = None,
+    ) -> AsyncIterator[Upstream]:
+        """One attempt: POST `body`, or GET without one. The status is good once this yields.
+
+        Leaving it early closes the connection, which is how a provider learns to stop.
+        Raises ProviderFailed, ProviderRefusedRequest.
+        """
+        response = await self._send(endpoint, path, body, headers or {})
+        try:
+            if response.status >= 300:
+                raise await self._refusal(endpoint.name, response)
+            yield Upstream(endpoint.name, response, self.limits)
+        finally:
+            if not response.content.at_eof():
+                response.close()
+            response.release()
+
+    async def fetch(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> bytes:
+        """A whole answer, with retries and behind the breaker. Raises as `open` does."""
+        data = encoded(body)
+        async with self.gate(endpoint).request(endpoint.model) as request:
+            while True:
+                try:
+                    async with self.open(endpoint, path, data) as upstream:
+                        return await upstream.read()
+                except ShoalError as err:
+                    await request.pause_before_retry(err)
+
+    async def _send(
+        self, endpoint: Endpoint, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        sent = headers | auth_headers(endpoint)
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            return await self._session.request(
+                "GET" if body is None else "POST",
+                f"{endpoint.base_url.rstrip('/')}/{path}",
+                data=body,
+                headers=sent,
+                # A redirect would carry the key to wherever it points.
+                allow_redirects=False,
+            )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as err:
+            raise ProviderUnreachable(endpoint.name, "no connection") from err
+        except TimeoutError as err:
+            raise ProviderSilent(endpoint.name, self.limits.idle_timeout_s) from err
+        except (aiohttp.ClientError, OSError, ValueError) as err:
+            # aiohttp's own text may hold the URL, which an operator may have put a secret in.
+            raise ProviderUnreachable(endpoint.name, "the connection broke") from err
+
+    async def _refusal(self, provider: str, response: aiohttp.ClientResponse) -> ShoalError:
+        raw = b""
+        try:
+            raw = await response.content.read(ERROR_BODY_BYTES_MAX)
+        except (aiohttp.ClientError, TimeoutError):
+            log.debug("error body unread", extra={"provider": provider})
+        try:
+            message = error_text(orjson.loads(raw))
+        except orjson.JSONDecodeError:
+            message = raw[:200].decode(errors="replace")
+        if response.status < 400:
+            return ProviderAnswerBroken(provider, f"is a redirect ({response.status})")
+        wait_s = retry_after_s(response.headers.get("Retry-After", ""), self._clock.time())
+        error = from_status(provider, response.status, wait_s, message)
+        log.warning(
+            "provider refused", extra={"provider": provider, "upstream_status": response.status}
+        )
+        if self.limits.shows_upstream_errors:
+            reveal(error)
+        return error
+
+
+def auth_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Our key, as the provider's kind wants it. Nothing of the client's headers is among them."""
+    if endpoint.provider.kind == "anthropic":
+        return {"x-api-key": endpoint.key, "anthropic-version": ANTHROPIC_VERSION}
+    return {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def retry_after_s(value: str, now: float) -> float | None:
+    """Seconds from a Retry-After header, which may be a date; None if it says nothing."""
+    try:
+        return max(0.0, min(float(value), 86400.0))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, min(parsedate_to_datetime(value).timestamp() - now, 86400.0))
+    except ValueError:
+        return None
+
+
+def too_large(provider: str, size_bytes_max: int) -> ProviderAnswerBroken:
+    return ProviderAnswerBroken(
+        provider, f"is larger than {size_bytes_max} bytes (max_upstream_response_bytes)"
+    )
