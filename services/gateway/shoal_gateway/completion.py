@@ -36,7 +36,7 @@ from shoal_gateway.models import ModelDirectory
 from shoal_gateway.peers import PlanStream, Router, Stages
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
-from shoal_gateway.task import Admitted, Event, Finished, FinishReason, Queued, Usage
+from shoal_gateway.task import Admitted, ChatTask, Event, Finished, FinishReason, Queued, Usage
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ class Completer:
                             yield event
                     return
                 except InvalidGrammar as err:
-                    asked = prepared.task.reply_format
-                    err.param = asked.param if asked is not None else None
+                    err.param = _grammar_param(task)
                     raise
                 except ShoalError as err:
                     plan = await self._replan(plans, plan, err)
@@ -162,6 +161,13 @@ class Completer:
         if is_last:
             raise error
         return answer.plan
+
+
+def _grammar_param(task: ChatTask) -> str | None:
+    """The field that asked for what the engine refuses."""
+    if task.tool_choice.mode in ("required", "named"):
+        return "tools"
+    return task.reply_format.param if task.reply_format is not None else None
 
 
 def _head(plan: router_pb2.Plan) -> pipeline_pb2.PipelineStage:

@@ -99,6 +99,7 @@ class Prompts:
     ) -> tuple[ModelTokens, Reading, tuple[int, ...]]:
         await self._refuse_images(task, state)
         _refuse_unsupported(task)
+        await self._refuse_level(task, state)
         tokens = await self._library.tokens(state.model, state.revision)
         if task.raw_prompt is not None:
             # What goes on from a raw prompt is text, whatever it looks like.
@@ -113,8 +114,9 @@ class Prompts:
         style = await self._style(source, tokens) if needs_style(task) else HistoryStyle()
         variables = template_variables(task, tokens.special_tokens, style)
         prompt = await self._renderer.render(source, variables)
-        prompt += begun
+        # Before what is begun: it is the template that opens thoughts.
         reading = reading_of(task, source, prompt, tokens, self._rules)
+        prompt += begun
         if len(prompt) <= INLINE_PROMPT_CHARS_MAX:
             return tokens, reading, tuple(tokens.encode(prompt))
         return tokens, reading, tuple(await asyncio.to_thread(tokens.encode, prompt))
@@ -143,6 +145,18 @@ class Prompts:
             raise InvalidRequest(
                 f"model '{state.model}' takes text only; leave the images out or ask another model",
                 param=f"messages[{index}].content",
+            )
+
+    async def _refuse_level(self, task: ChatTask, state: router_pb2.ModelState) -> None:
+        level = task.thinking.level
+        if not level:
+            return
+        traits = await self._traits.of(state)
+        if not traits.takes_level(level):
+            raise InvalidRequest(
+                f"model '{state.model}' thinks at the levels {', '.join(traits.thinking_levels)}, "
+                f"not '{level}'",
+                param="reasoning_effort",
             )
 
     def _token_budget(self, task: ChatTask, prompt_tokens: int, context_length: int) -> int:

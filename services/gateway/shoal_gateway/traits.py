@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blake3 import blake3
@@ -35,6 +35,17 @@ class ModelTraits:
     needs_vision_encoder: bool = False
     thinking_levels: tuple[str, ...] = ()
 
+    def takes_level(self, level: str) -> bool:
+        """Any level where the model has no choice, which then changes nothing. An effort switches
+        a switch on; `on` leaves the effort to the model."""
+        levels = self.thinking_levels
+        if not levels or not level or level in levels:
+            return True
+        has_efforts = any(known not in SWITCH for known in levels)
+        if level == "on":
+            return has_efforts
+        return level != "off" and "on" in levels and not has_efforts
+
 
 def traits_of(files: Mapping[str, bytes]) -> ModelTraits:
     """From the contents of FILE_NAMES, as far as they are there. Pure; broken files say nothing."""
@@ -53,8 +64,10 @@ def traits_of(files: Mapping[str, bytes]) -> ModelTraits:
 class TraitsLibrary:
     """Traits by (model, revision), the least recently used dropped beyond a bound."""
 
-    def __init__(self, store: ShardStore) -> None:
+    def __init__(self, store: ShardStore, declared_levels: Sequence[str] = ()) -> None:
+        """`declared_levels` are those of models whose template says nothing of any."""
         self._store = store
+        self._declared_levels = tuple(declared_levels)
         self._known: OrderedDict[tuple[str, str], ModelTraits] = OrderedDict()
 
     async def of(self, state: router_pb2.ModelState) -> ModelTraits:
@@ -63,12 +76,14 @@ class TraitsLibrary:
         if key not in self._known:
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S):
-                    self._known[key] = traits_of(await self._files(*key))
+                    traits = traits_of(await self._files(*key))
             except TimeoutError as err:
                 raise DeadlineExceeded(
                     f"the files of model '{state.model}' did not come within "
                     f"{READ_TIMEOUT_S:g} s; try again"
                 ) from err
+            levels = traits.thinking_levels or self._declared_levels
+            self._known[key] = replace(traits, thinking_levels=levels)
         self._known.move_to_end(key)
         while len(self._known) > REVISIONS_MAX:
             self._known.popitem(last=False)
