@@ -148,7 +148,7 @@ def test_documents_and_search_results_are_their_text() -> None:
         ({"thinking": {"type": "adaptive"}}, Thinking()),
         (
             {"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}},
-            Thinking("max"),
+            Thinking("xhigh"),
         ),
         (
             {"max_tokens": 2000, "thinking": {"type": "enabled", "budget_tokens": 1024}},
@@ -332,6 +332,20 @@ def test_what_is_wrong_is_named(param: str, given: dict[str, Any]) -> None:
         anthropic.parse(given)
     assert refused.value.param == param
     assert f"'{param}'" in str(refused.value)
+
+
+def test_a_last_message_of_the_assistant_is_gone_on_from() -> None:
+    assert anthropic.parse(assistant(TEXT)).task.continues_last
+    assert not anthropic.parse(body()).task.continues_last
+    call = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    for given, problem in (
+        (assistant(call), "tool_result"),
+        (assistant({"type": "text", "text": "t "}), "white space"),
+        (assistant(TEXT) | {"thinking": thinking, "max_tokens": 2048}, "thinking"),
+    ):
+        with pytest.raises(InvalidRequest, match=problem):
+            anthropic.parse(given)
 
 
 def test_what_cannot_be_run_here_says_what_to_do() -> None:

@@ -189,6 +189,13 @@ def test_why_it_ended(reason: FinishReason, stop_string: str | None, expected: s
     assert (message["stop_reason"], message["stop_sequence"]) == (expected, stop_string)
 
 
+def test_an_answer_that_filled_the_context_says_so() -> None:
+    envelope = MessageEnvelope("msg_1", "m", "req-1", max_tokens=8)
+    for count, reason in ((8, "max_tokens"), (5, "model_context_window_exceeded")):
+        message = whole([TextDelta("a"), Finished("length", Usage(1, count))], envelope)
+        assert message["stop_reason"] == reason
+
+
 def test_an_answer_without_a_finish_is_an_error() -> None:
     with pytest.raises(Internal):
         whole([Admitted(1), TextDelta("a")])

@@ -168,6 +168,27 @@ async def test_tools_results_and_system_reach_the_template(
     )
 
 
+async def test_an_answer_goes_on_from_what_was_put_in_its_mouth(
+    fleet: Any, client: AsyncAnthropic
+) -> None:
+    begun: Any = [*HELLO, {"role": "assistant", "content": "The answer is ("}]
+    await client.messages.create(model="auto", messages=begun, max_tokens=8)
+    assert prompt_of(fleet).endswith("hi<|im_end|>\n<|im_start|>assistant\nThe answer is (")
+
+
+async def test_more_tokens_than_the_context_has_end_with_it(
+    fleet: Any, client: AsyncAnthropic
+) -> None:
+    fleet.says("one two " * 400)
+    answer = await client.messages.create(model="auto", messages=HELLO, max_tokens=20000)
+    prompt_count = len(fleet.stage.requests[0].token_ids.ids)
+    assert fleet.stage.requests[0].max_tokens == 512 - prompt_count
+    assert answer.stop_reason == "model_context_window_exceeded"
+    long: Any = [{"role": "user", "content": "word " * 3000}]
+    with pytest.raises(anthropic.BadRequestError, match="limit is 512"):
+        await client.messages.create(model="auto", messages=long, max_tokens=8)
+
+
 async def test_tokens_are_counted_without_an_answer(fleet: Any, client: AsyncAnthropic) -> None:
     asked: Any = {"model": "auto", "messages": HELLO, "system": "brief", "tools": [WEATHER]}
     counted = await client.messages.count_tokens(**asked)

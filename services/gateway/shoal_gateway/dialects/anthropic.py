@@ -10,7 +10,7 @@ from shoal_gateway import limits
 from shoal_gateway.dialects import fields
 from shoal_gateway.dialects.anthropic_content import json_text, messages_of
 from shoal_gateway.dialects.anthropic_tools import choice_of, tools_of
-from shoal_gateway.task import ChatTask, ReplyFormat, Sampling, Thinking
+from shoal_gateway.task import ChatTask, Message, ReplyFormat, Sampling, Thinking
 
 # Read here, or accepted without effect on a local model.
 KNOWN_FIELDS = frozenset(
@@ -24,7 +24,8 @@ KNOWN_FIELDS = frozenset(
 )  # fmt: skip
 # They name machines that stand at Anthropic's.
 _HOSTED_FIELDS = ("mcp_servers", "container")
-EFFORTS = ("low", "medium", "high", "xhigh", "max")
+# To the words that all dialects share.
+EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "xhigh"}
 SERVICE_TIERS = ("auto", "standard_only")
 THINKING_TYPES = ("enabled", "disabled", "adaptive")
 THINKING_DISPLAYS = ("summarized", "omitted")
@@ -64,9 +65,10 @@ def _request(body: dict[str, Any], is_strict: bool) -> MessagesRequest:
     max_tokens = fields.integer(given, "max_tokens", 1, limits.TOKENS_MAX)
     output = fields.present(limits.as_object(given.get("output_config", {}), "output_config"))
     thinking, hides_thinking = _thinking(given, _effort(output), max_tokens)
+    messages = messages_of(given)
     task = ChatTask(
         model=fields.model_name(given),
-        messages=messages_of(given),
+        messages=messages,
         sampling=Sampling(
             temperature=fields.number(given, "temperature", 0.0, 1.0),
             top_p=fields.number(given, "top_p", 0.0, 1.0),
@@ -81,9 +83,27 @@ def _request(body: dict[str, Any], is_strict: bool) -> MessagesRequest:
         thinking=thinking,
         session_id=fields.short_text(given, "session_id"),
         adapter_id=fields.short_text(given, "lora_adapter"),
+        continues_last=_continues(messages, thinking),
+        may_fill_context=True,
         extras=extras,
     )
     return MessagesRequest(task, fields.boolean(given, "stream", False), hides_thinking)
+
+
+def _continues(messages: tuple[Message, ...], thinking: Thinking) -> bool:
+    """Whether the last message is the beginning of the answer."""
+    last = messages[-1]
+    if last.role != "assistant":
+        return False
+    if last.tool_calls:
+        problem = "calls tools; send their results as tool_result blocks behind it"
+    elif thinking.budget_tokens is not None:
+        problem = "begins the answer, which cannot go with thinking"
+    elif last.text != last.text.rstrip():
+        problem = "begins the answer, so it must not end with white space"
+    else:
+        return True
+    raise InvalidRequest(f"the last of 'messages' {problem}", param="messages")
 
 
 def _check_service(given: dict[str, Any]) -> None:
@@ -108,7 +128,9 @@ def _stop_sequences(given: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _effort(output: dict[str, Any]) -> str:
-    return _one_of(output["effort"], "output_config.effort", EFFORTS) if "effort" in output else ""
+    if "effort" not in output:
+        return ""
+    return EFFORTS[_one_of(output["effort"], "output_config.effort", tuple(EFFORTS))]
 
 
 def _thinking(given: dict[str, Any], effort: str, max_tokens: int | None) -> tuple[Thinking, bool]:

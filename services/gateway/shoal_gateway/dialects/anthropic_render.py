@@ -40,12 +40,14 @@ _CHARS_PER_TOKEN = 4
 class MessageEnvelope:
     """What all parts of one answer share.
 
-    prompt_tokens_guess: told at the start where who answers does not know the number yet.
+    max_tokens: as was asked. prompt_tokens_guess: told at the start where who answers does not
+    know the number yet.
     """
 
     message_id: str
     model: str
     request_id: str
+    max_tokens: int = 0
     prompt_tokens_guess: int = 1
     hides_thinking: bool = False
 
@@ -53,6 +55,17 @@ class MessageEnvelope:
         """The message around its content."""
         head = {"id": self.message_id, "type": "message", "role": "assistant", "model": self.model}
         return {**head, "content": content, **end, "usage": usage}
+
+    def end_of(self, finished: Finished, has_calls: bool) -> Part:
+        """Why the answer ended, by what was really written: a call that was none ends a turn."""
+        reason = STOP_REASONS[finished.reason]
+        if finished.reason in ("stop", "tool_calls"):
+            reason = "tool_use" if has_calls else "end_turn"
+            if finished.stop_string is not None:
+                reason = "stop_sequence"
+        elif finished.reason == "length" and 0 < finished.usage.completion_tokens < self.max_tokens:
+            reason = "model_context_window_exceeded"
+        return {"stop_reason": reason, "stop_sequence": finished.stop_string}
 
     async def whole(self, events: AsyncGenerator[Event, None]) -> dict[str, Any]:
         """The body for clients that do not stream. Raises what the events raise."""
@@ -65,7 +78,7 @@ class MessageEnvelope:
                         continue
                     case Finished():
                         content = blocks_of(parts + writer.finish())
-                        end = _end_of(event, writer.has_calls)
+                        end = self.end_of(event, writer.has_calls)
                         return self.wrap(content, end, usage_of(event.usage))
                     case _:
                         parts += writer.feed(event)
@@ -114,7 +127,7 @@ class MessageStream:
         parts = self._writer.finish()
         delta = {
             "type": "message_delta",
-            "delta": _end_of(finished, self._writer.has_calls),
+            "delta": self._envelope.end_of(finished, self._writer.has_calls),
             "usage": usage_of(finished.usage),
         }
         return _events([*parts, delta, {"type": "message_stop"}])
@@ -161,16 +174,6 @@ def error_object(error: ShoalError) -> dict[str, Any]:
 def error_status(error: ShoalError) -> int:
     """As HTTP, except that a full queue is not a used-up limit here."""
     return OVERLOADED_STATUS if error.reason == "OVERLOADED" else error.http_status
-
-
-def _end_of(finished: Finished, has_calls: bool) -> Part:
-    """Why the answer ended, by what was really written: a call that was none is a turn's end."""
-    reason = STOP_REASONS[finished.reason]
-    if finished.reason in ("stop", "tool_calls"):
-        reason = "tool_use" if has_calls else "end_turn"
-        if finished.stop_string is not None:
-            reason = "stop_sequence"
-    return {"stop_reason": reason, "stop_sequence": finished.stop_string}
 
 
 def _events(parts: list[Part]) -> bytes:

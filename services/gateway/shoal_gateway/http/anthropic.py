@@ -46,6 +46,7 @@ class MessageRoutes:
             message_id=f"msg_{request_id.removeprefix('req-')}",
             model=answer.model,
             request_id=request_id,
+            max_tokens=asked.task.max_tokens or 0,
             prompt_tokens_guess=guess_prompt_tokens(asked.task),
             hides_thinking=asked.hides_thinking,
         )
