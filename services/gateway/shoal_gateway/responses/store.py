@@ -39,7 +39,9 @@ local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 if newest[1] then last = tonumber(string.match(newest[1][1], '%-(%d+)$')) end
 for at = 5, #ARGV, 2 do
   if tonumber(ARGV[at]) > last then
-    redis.call('XADD', KEYS[2], '0-' .. ARGV[at], 'frame', ARGV[at + 1])
+    local name = 'frame'
+    if at + 2 > #ARGV and TERMINAL[ARGV[3]] then name = 'last_frame' end
+    redis.call('XADD', KEYS[2], '0-' .. ARGV[at], name, ARGV[at + 1])
   end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
@@ -107,7 +109,9 @@ class ResponseStore:
         pipe.hset(record_key, mapping=mapping)
         pipe.pexpire(record_key, ttl_ms)
         for sequence_number, data in events:
-            pipe.xadd(log_key, {"frame": data}, id=f"0-{sequence_number + 1}")
+            is_last = record.is_ended and sequence_number == events[-1][0]
+            name = "last_frame" if is_last else "frame"
+            pipe.xadd(log_key, {name: data}, id=f"0-{sequence_number + 1}")
         if events:
             pipe.pexpire(log_key, ttl_ms)
         if not record.is_ended:
@@ -175,7 +179,9 @@ class ResponseStore:
             entries = await self._read_log(record.response_id, position, may_wait=not is_ended)
             if entries:
                 position = entries[-1][0].decode()
-                yield b"".join(fields[b"frame"] for _, fields in entries)
+                yield b"".join(data for _, fields in entries for data in fields.values())
+                if b"last_frame" in entries[-1][1]:
+                    return
             elif is_ended:
                 return
             else:

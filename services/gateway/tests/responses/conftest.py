@@ -117,7 +117,8 @@ def redis(tmp_path: Path) -> Iterator[RedisProcess]:
 
 
 @pytest.fixture
-async def start_gateway() -> AsyncIterator[StartGateway]:
+async def start_gateway(redis: RedisProcess) -> AsyncIterator[StartGateway]:
+    """Redis is asked for so that it outlives the gateways."""
     async with AsyncExitStack() as stack:
 
         async def start(redis_url: str = "", **options: Any) -> Gateway:
