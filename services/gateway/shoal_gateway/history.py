@@ -67,7 +67,8 @@ class History:
         self._outcomes[outcome] += 1
 
     def answered_by(self, request_id: str, model: str) -> None:
-        """A model takes the request. Ids of one request's choices end in `-N`."""
+        """A model takes the request. Ids of a request's parts begin with
+        its own and a hyphen."""
         entry = self._find(request_id)
         if entry is not None:
             entry.model = model
@@ -121,10 +122,12 @@ class History:
         }
 
     def _find(self, request_id: str) -> Entry | None:
-        for name in (request_id, request_id.rpartition("-")[0]):
-            entry = self._running.get(name) or self._entries.get(name)
+        """Its entry, or that of the request whose part it is."""
+        while request_id:
+            entry = self._running.get(request_id) or self._entries.get(request_id)
             if entry is not None:
                 return entry
+            request_id = request_id.rpartition("-")[0]
         return None
 
 

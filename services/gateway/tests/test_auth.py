@@ -1,4 +1,4 @@
-"""The key on disk."""
+"""The house's key on disk, and keys as clients show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 import stat
 from pathlib import Path
 
-from shoal_gateway.auth import load_or_create_key
+import pytest
+
+from shoal_gateway.auth import HouseKey, load_or_create_key, shown_keys
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
@@ -21,3 +23,25 @@ def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
 def test_an_empty_key_file_never_means_open(tmp_path: Path) -> None:
     (tmp_path / "api_key").write_text("\n")
     assert len(load_or_create_key(tmp_path)) == 64
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown"),
+    [
+        ({"Authorization": "Bearer one"}, ["one"]),
+        ({"Authorization": "bearer  one "}, ["one"]),
+        ({"x-api-key": " two "}, ["two"]),
+        ({"Authorization": "Bearer one", "x-api-key": "two"}, ["one", "two"]),
+        ({"Authorization": "Basic one"}, []),
+        ({"Authorization": "Bearer ", "x-api-key": ""}, []),
+        ({}, []),
+    ],
+)
+def test_keys_are_read_from_both_headers(headers: dict[str, str], shown: list[str]) -> None:
+    assert shown_keys(headers) == shown
+
+
+def test_the_house_key_is_one_string_and_nothing_else() -> None:
+    house = HouseKey("secret")
+    assert house.matches(["wrong", "secret"])
+    assert not house.matches(["secret ", "", "Secret", "\udc80"])
