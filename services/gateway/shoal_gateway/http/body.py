@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from shoal_common.errors import RequestTooLarge
@@ -32,22 +32,20 @@ RAW_BODY = web.RequestKey("raw_body", bytes)
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises MalformedBody, RequestTooLarge, BodyTooSlow."""
+    """The body as a JSON object. Raises MalformedBody, RequestTooLarge, BodyTooSlow.
+
+    Of names that come twice the last counts; integers beyond 64 bits become floats.
+    """
     bounds = request.app.get(BODY_LIMITS, BodyLimits())
     raw = request[RAW_BODY] = await _read(request, bounds)
     try:
-        body = json.loads(raw.decode(), parse_constant=_refuse_constant)
-        # Counting bytes is a thousand times faster than walking; few bodies have so many brackets.
-        if raw.count(b"[") + raw.count(b"{") > bounds.depth_max:
-            _check_depth(body, bounds.depth_max)
-        # Escaped halves of surrogate pairs are no characters; tokenisers and UTF-8 refuse them.
-        json.dumps(body, ensure_ascii=False).encode()
-    except RecursionError as err:
-        raise MalformedBody(_too_deep(bounds.depth_max)) from err
-    except UnicodeError as err:
-        raise MalformedBody("it is not valid text") from err
-    except ValueError as err:
+        # It refuses NaN, halves of surrogate pairs and more than 1,024 levels by itself.
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as err:
         raise MalformedBody(str(err)[:200]) from err
+    # Counting bytes is a thousand times faster than walking; few bodies have so many brackets.
+    if raw.count(b"[") + raw.count(b"{") > bounds.depth_max:
+        _check_depth(body, bounds.depth_max)
     if not isinstance(body, dict):
         raise MalformedBody(f"it is of type {limits.type_name(body)}")
     return body
@@ -85,12 +83,4 @@ def _check_depth(body: Any, depth_max: int) -> None:
         if not level:
             return
     if any(isinstance(value, dict | list) for value in level):
-        raise MalformedBody(_too_deep(depth_max))
-
-
-def _too_deep(depth_max: int) -> str:
-    return f"it nests more than {depth_max} objects and arrays"
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+        raise MalformedBody(f"it nests more than {depth_max} objects and arrays")

@@ -1,11 +1,10 @@
-"""Server-sent events on a connection: headers, and pauses that are noticed."""
+"""Server-sent events on a connection: headers, and silence that is noticed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -13,37 +12,47 @@ HEADERS = {
     # Tells proxies such as nginx not to collect the stream first.
     "X-Accel-Buffering": "no",
 }
-T = TypeVar("T")
 
 
-async def with_pauses(
-    source: AsyncGenerator[T, None], interval_s: float
-) -> AsyncGenerator[T | None, None]:
-    """The items of `source`, and None whenever none came for `interval_s`.
+class Silence:
+    """How long nothing was said. Saying something costs a look at the clock and no timer."""
 
-    Closing it cancels what `source` waits for and closes `source`.
-    """
-    pending: asyncio.Task[T] | None = None
-    try:
-        while True:
-            pending = pending or asyncio.create_task(_next(source))
-            done, _ = await asyncio.wait((pending,), timeout=interval_s)
-            if not done:
-                yield None
-                continue
-            task, pending = pending, None
-            try:
-                item = task.result()
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        if pending is not None:
-            pending.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await pending
-        await source.aclose()
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._time = asyncio.get_running_loop().time
+        self._broken_at = self._time()
 
+    @property
+    def left_s(self) -> float:
+        """Until it has lasted for the interval; 0 or less when it has."""
+        return self._broken_at + self._interval_s - self._time()
 
-async def _next(source: AsyncIterator[T]) -> T:
-    return await anext(source)
+    def broken(self) -> None:
+        """Something was said just now."""
+        self._broken_at = self._time()
+
+    @asynccontextmanager
+    async def answered(self, speak: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """While the context is open, `speak` is called whenever the silence has lasted.
+
+        A ConnectionError of `speak` ends that: whoever listens is gone. Other errors of it are
+        raised at the context's end.
+        """
+        task = asyncio.create_task(self._watch(speak))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if not task.cancelled():
+            task.result()
+
+    async def _watch(self, speak: Callable[[], Awaitable[None]]) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self.left_s)
+                if self.left_s <= 0:
+                    await speak()
+                    self.broken()
+        except ConnectionError:
+            return

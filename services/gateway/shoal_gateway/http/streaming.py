@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -44,14 +45,26 @@ async def write_stream(
     middleware's to answer, before the first byte and after it.
     """
     response = web.StreamResponse(headers=sse.HEADERS)
-    async with aclosing(sse.with_pauses(events, keep_alive_s)) as paced:
-        async for event in paced:
-            data = renderer.keep_alive() if event is None else renderer.feed(event)
-            if not data:
-                continue
-            if not response.prepared:
-                await response.prepare(request)
-                request[STREAM] = BegunStream(response, renderer)
-            await response.write(data)
+    silence = sse.Silence(keep_alive_s)
+    # Held by who writes: the head goes out once, and a slow client gets no more than it can take.
+    writing = asyncio.Lock()
+
+    async def write(data: bytes) -> None:
+        if not response.prepared:
+            await response.prepare(request)
+            request[STREAM] = BegunStream(response, renderer)
+        await response.write(data)
+
+    async def keep_alive() -> None:
+        async with writing:
+            if silence.left_s <= 0 and (data := renderer.keep_alive()):
+                await write(data)
+
+    async with aclosing(events), silence.answered(keep_alive):
+        async for event in events:
+            if data := renderer.feed(event):
+                async with writing:
+                    await write(data)
+                silence.broken()
     await response.write_eof()
     return response
