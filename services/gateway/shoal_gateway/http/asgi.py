@@ -33,6 +33,7 @@ async def answer(
     body: bytes,
     is_over: asyncio.Event,
     extra: Mapping[str, Any],
+    leave_timeout_s: float = LEAVE_TIMEOUT_S,
 ) -> web.StreamResponse:
     """Run `app` for `request`, whose body has been read; `extra` is added to its scope.
 
@@ -48,7 +49,7 @@ async def answer(
         await asyncio.wait((running,))
     except asyncio.CancelledError:
         is_over.set()
-        await asyncio.wait((running,), timeout=LEAVE_TIMEOUT_S)
+        await asyncio.wait((running,), timeout=leave_timeout_s)
         raise
     finally:
         is_over.set()

@@ -7,12 +7,13 @@ what tools must know of the request that carries their call.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,10 +24,11 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from shoal_common.clock import Clock
-from shoal_gateway import limits
+from shoal_gateway.access.hosts import is_allowed_origin
 from shoal_gateway.answers import Answers
 from shoal_gateway.http.asgi import answer
 from shoal_gateway.http.body import read_object
+from shoal_gateway.http.caller import CALLER, for_caller
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.mcp_server.asking import Asker
 from shoal_gateway.mcp_server.catalogue import ModelCatalogue
@@ -52,7 +54,7 @@ class McpLimits:
 
 
 class McpRoutes:
-    """`/mcp`. `origins` are allowed besides those that `listen_host` allows."""
+    """`/mcp`. Pages of `origins` may call it besides those that `listen_host` allows."""
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class McpRoutes:
         clock: Clock,
         mcp_limits: McpLimits,
         listen_host: str,
-        origins: frozenset[str] = frozenset(),
+        origins: Sequence[str],
     ) -> None:
         # Their lines below warnings hold session ids and messages.
         for name in ("mcp", "sse_starlette"):
@@ -96,7 +98,7 @@ class McpRoutes:
         return await self._answer(request)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        call = HttpCall(request[REQUEST_ID], asyncio.Event())
+        call = HttpCall(request[REQUEST_ID], asyncio.Event(), partial(for_caller, request))
         manager = self._streams if self._wants_stream(request) else self._plain
         extra = {SCOPE_KEY: call, "user": _owner(request)}
         body = await request.read()
@@ -116,7 +118,8 @@ class McpRoutes:
             stateless=is_stateless,
             session_idle_timeout=self._limits.session_idle_s,
             max_sessions=self._limits.sessions_max or None,
-            max_request_body_size=limits.BODY_SIZE_BYTES_MAX,
+            # The gateway has read it, under its own limit.
+            max_request_body_size=sys.maxsize,
         )
 
     def _check_origin(self, request: web.Request) -> None:
@@ -125,7 +128,7 @@ class McpRoutes:
         On loopback the same host is not enough: a page can point its own name at this machine.
         """
         origin = request.headers.get(hdrs.ORIGIN)
-        if origin is None or origin in self._origins or "*" in self._origins:
+        if origin is None or is_allowed_origin(origin, self._origins):
             return
         try:
             parts = urlsplit(origin)
@@ -161,9 +164,8 @@ class McpRoutes:
 
 def _owner(request: web.Request) -> AuthenticatedUser:
     """A session is its key's: with another key it does not exist."""
-    shown = "\n".join(request.headers.get(name, "") for name in ("Authorization", "x-api-key"))
-    digest = hashlib.sha256(shown.encode(errors="replace")).hexdigest()
-    return AuthenticatedUser(AccessToken(token="", client_id=digest, scopes=[]))
+    key_id = request[CALLER].key_id
+    return AuthenticatedUser(AccessToken(token="", client_id=key_id, scopes=[]))
 
 
 def _is_loopback(host: str) -> bool:

@@ -31,7 +31,7 @@ from mcp_types import (
 from shoal_common.errors import Cancelled, ShoalError
 from shoal_gateway.mcp_server.asking import INTERNAL_ERROR_TEXT
 from shoal_gateway.mcp_server.node import NAME, Node, installed_version
-from shoal_gateway.mcp_server.tools import Result, Toolbox
+from shoal_gateway.mcp_server.tools import Claim, Result, Toolbox
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,12 @@ _INSTRUCTIONS = (
 class HttpCall:
     """What the transport knows of the HTTP request that carries a call; it is put into the ASGI
     scope under `SCOPE_KEY`. `is_over` is set when nobody listens to its response any more: a
-    session outlives its requests, what they asked for must not."""
+    session outlives its requests, what they asked for must not. `claim` puts a task into the name
+    of whoever showed the key."""
 
     request_id: str
     is_over: asyncio.Event
+    claim: Claim
 
 
 SCOPE_KEY = "shoal.call"
@@ -104,7 +106,8 @@ class _Handlers:
         async def progress(done: float, total: float | None, message: str) -> None:
             await ctx.session.report_progress(done, total, message)
 
-        work = self.toolbox.run(params.name, call.request_id, params.arguments or {}, progress)
+        given = params.arguments or {}
+        work = self.toolbox.run(params.name, call.request_id, given, call.claim, progress)
         try:
             return _result(await while_wanted(work, call.is_over))
         except ShoalError as err:

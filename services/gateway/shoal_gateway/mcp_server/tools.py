@@ -18,6 +18,8 @@ from shoal_gateway.task import ChatTask
 
 # Progress so far, the total where it is known, and a line for people.
 Progress = Callable[[float, float | None, str], Awaitable[None]]
+# The same task in its caller's name.
+Claim = Callable[[ChatTask], ChatTask]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Call:
 
     request_id: str
     arguments: dict[str, Any]
+    claim: Claim
     progress: Progress
 
 
@@ -70,12 +73,17 @@ class Toolbox:
         return None if entry is None else entry[0]
 
     async def run(
-        self, name: str, request_id: str, given: dict[str, Any], progress: Progress
+        self,
+        name: str,
+        request_id: str,
+        given: dict[str, Any],
+        claim: Claim,
+        progress: Progress,
     ) -> Result:
         """One call of a tool that `find` knows. Raises InvalidRequest naming a bad argument."""
         tool, handler = self._handlers[name]
         checked = arguments.known_only(given, tool.input_schema["properties"])
-        return await handler(Call(request_id, checked, progress))
+        return await handler(Call(request_id, checked, claim, progress))
 
     async def _chat(self, call: Call) -> Result:
         outcome = await self._answer(call, arguments.chat_task(call.arguments))
@@ -150,7 +158,7 @@ class Toolbox:
         async def report(count: int) -> None:
             await call.progress(count, task.max_tokens, f"{count} tokens")
 
-        return await self._asker.ask(call.request_id, task, report)
+        return await self._asker.ask(call.request_id, call.claim(task), report)
 
     async def _ask_same(self, call: Call, names: Sequence[str], param: str) -> list[Outcome]:
         tasks = [arguments.prompt_task(call.arguments, name, param) for name in names]
@@ -160,7 +168,8 @@ class Toolbox:
         async def report(count: int) -> None:
             await call.progress(count, len(tasks), f"{count} of {len(tasks)} answered")
 
-        return await self._asker.ask_all(call.request_id, tasks, report)
+        claimed = [call.claim(task) for task in tasks]
+        return await self._asker.ask_all(call.request_id, claimed, report)
 
 
 def _tokens(outcome: Outcome) -> int:
