@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given as examples
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from shoal_common.errors import InvalidRequest
 from shoal_gateway.dialects import anthropic
 from shoal_gateway.task import Message, ReplyFormat, Thinking, ToolCall, ToolChoice
 
+AGENT_REQUEST = (Path(__file__).parent / "data" / "anthropic_agent.json").read_text()
 PNG = base64.b64encode(b"\x89PNG fish").decode()
 HELLO = [{"role": "user", "content": "hi"}]
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
@@ -205,9 +210,7 @@ def test_counting_needs_no_token_limit() -> None:
 
 
 def test_a_request_as_coding_agents_send_it() -> None:
-    """Recorded from a coding agent's traffic, with its texts shortened."""
-    given = json.loads(AGENT_REQUEST)
-    asked = anthropic.parse(given)
+    asked = anthropic.parse(json.loads(AGENT_REQUEST))
     task = asked.task
     assert asked.is_stream
     assert [message.role for message in task.messages] == [
@@ -364,39 +367,27 @@ def test_unknown_fields_are_refused_only_when_strict() -> None:
         anthropic.parse(body(later=1), is_strict=True)
 
 
-AGENT_REQUEST = """{
-  "model": "heavyweight",
-  "messages": [
-    {"role": "user", "content": [
-      {"type": "text", "text": "<system-reminder>Today is Monday.</system-reminder>"},
-      {"type": "text", "text": "fix the bug", "cache_control": {"type": "ephemeral"}}]},
-    {"role": "assistant", "content": [
-      {"type": "thinking", "thinking": "Two files to read.", "signature": ""},
-      {"type": "text", "text": "I read both."},
-      {"type": "tool_use", "id": "toolu_01", "name": "Read", "input": {"file_path": "/a.py"}},
-      {"type": "tool_use", "id": "toolu_02", "name": "Read", "input": {"file_path": "/b.py"}}]},
-    {"role": "user", "content": [
-      {"tool_use_id": "toolu_01", "type": "tool_result", "content": "1 import os"},
-      {"tool_use_id": "toolu_02", "type": "tool_result", "is_error": true,
-       "content": "File does not exist.", "cache_control": {"type": "ephemeral"}},
-      {"type": "text", "text": "<system-reminder>Be brief.</system-reminder>"}]}],
-  "system": [
-    {"type": "text", "text": "You are an agent.", "cache_control": {"type": "ephemeral"}},
-    {"type": "text", "text": "Work with care.",
-     "cache_control": {"type": "ephemeral", "scope": "global", "ttl": "1h"}},
-    {"type": "text", "text": "# Environment"}],
-  "tools": [
-    {"name": "Read", "description": "Reads a file.", "eager_input_streaming": true,
-     "input_schema": {"$schema": "https://json-schema.org/draft/2020-12/schema",
-       "type": "object", "properties": {"file_path": {"type": "string"}},
-       "required": ["file_path"], "additionalProperties": false}},
-    {"name": "Bash", "description": "Runs a command.", "input_schema": {
-       "type": "object", "properties": {"command": {"type": "string"}}},
-     "cache_control": {"type": "ephemeral"}}],
-  "metadata": {"user_id": "user_0_account__session_5e9c"},
-  "max_tokens": 32000,
-  "thinking": {"budget_tokens": 31999, "type": "enabled"},
-  "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
-  "temperature": 1,
-  "stream": true
-}"""
+JSON_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None, print_blob=True)
+@examples(st.data())
+def test_whatever_a_field_holds_is_read_or_refused(data: st.DataObject) -> None:
+    given = json.loads(AGENT_REQUEST)
+    place: Any = given
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else [-1, 0]))
+        if not place[key] or not isinstance(place[key], dict | list) or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(JSON_VALUES)
+    refused = None
+    try:
+        anthropic.parse(given)
+    except InvalidRequest as err:
+        refused = err
+    assert refused is None or refused.param

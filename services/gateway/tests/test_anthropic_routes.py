@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -187,6 +188,71 @@ async def test_more_tokens_than_the_context_has_end_with_it(
     long: Any = [{"role": "user", "content": "word " * 3000}]
     with pytest.raises(anthropic.BadRequestError, match="limit is 512"):
         await client.messages.create(model="auto", messages=long, max_tokens=8)
+
+
+async def test_a_models_calls_are_the_clients_tool_use(fleet: Any, client: AsyncAnthropic) -> None:
+    written = '{"name": "weather", "arguments": {"place": "Oslo"}}'
+    fleet.says(f"I look.\n<tool_call>\n{written}\n</tool_call>")
+    asked: Any = {"model": "auto", "messages": HELLO, "max_tokens": 200, "tools": [WEATHER]}
+    whole = await client.messages.create(**asked)
+    async with client.messages.stream(**asked) as stream:
+        streamed = await stream.get_final_message()
+    for message in (whole, streamed):
+        assert message.stop_reason == "tool_use"
+        text, call = message.content
+        assert text.type == "text"
+        assert text.text.strip() == "I look."
+        assert call.type == "tool_use"
+        assert (call.name, call.input) == ("weather", {"place": "Oslo"})
+
+
+async def test_a_call_that_was_cut_off_is_never_half_run(
+    fleet: Any, client: AsyncAnthropic
+) -> None:
+    fleet.says('<tool_call>\n{"name": "weather", "arguments": {"place": "Os')
+    asked: Any = {"model": "auto", "messages": HELLO, "max_tokens": 200, "tools": [WEATHER]}
+    async with client.messages.stream(**asked) as stream:
+        message = await stream.get_final_message()
+    assert [block.type for block in message.content] == ["text"]
+    assert '{"place": "Os' in getattr(message.content[0], "text", "")
+    assert message.stop_reason == "end_turn"
+
+
+async def test_a_request_as_coding_agents_send_it(fleet: Any) -> None:
+    fleet.says("Done.")
+    body = (Path(__file__).parent / "data" / "anthropic_agent.json").read_text()
+    headers = {
+        "authorization": f"Bearer {KEY}",
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "interleaved-thinking-2025-05-14,context-management-2025-06-27",
+        "content-type": "application/json",
+    }
+    async with aiohttp.ClientSession(headers=headers) as session:
+        url = f"{fleet.url}/v1/messages?beta=true"
+        async with session.post(url, data=body) as response:
+            text = (await response.read()).decode()
+            assert response.status == 200, text
+        counted = json.loads(body)
+        del counted["max_tokens"], counted["stream"], counted["temperature"]
+        async with session.post(
+            f"{fleet.url}/v1/messages/count_tokens?beta=true", json=counted
+        ) as response:
+            told = await response.json()
+    assert text.startswith("event: message_start\n")
+    assert text.endswith('event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    assert told == {"input_tokens": len(fleet.stage.requests[0].token_ids.ids)}
+
+
+async def test_a_disconnect_without_a_stream_frees_stage_and_plan(
+    fleet: Any, client: AsyncAnthropic
+) -> None:
+    fleet.stage.hold = 1
+    asked: Any = {"model": "auto", "messages": HELLO, "max_tokens": 8}
+    waiting = asyncio.create_task(client.messages.create(**asked))
+    await fleet.stage.is_holding.wait()
+    waiting.cancel()
+    await fleet.stage.is_cancelled.wait()
+    await fleet.router.is_closed.wait()
 
 
 async def test_tokens_are_counted_without_an_answer(fleet: Any, client: AsyncAnthropic) -> None:
