@@ -20,7 +20,6 @@ from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
 
 PATH = "/v1/messages"
-VERSION_HEADER = "anthropic-version"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class MessageRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_post(PATH, self.create)
         app.router.add_post(f"{PATH}/count_tokens", self.count_tokens)
-        app.on_response_prepare.append(_name_request)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         asked = anthropic.parse(await read_object(request), self.is_strict)
@@ -58,10 +56,3 @@ class MessageRoutes:
     async def count_tokens(self, request: web.Request) -> web.Response:
         task = anthropic.parse_count(await read_object(request), self.is_strict)
         return web.json_response({"input_tokens": await self.answers.count_tokens(task)})
-
-
-async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
-    """Clients of this dialect show the id of a request in their errors."""
-    is_ours = request.path.startswith(PATH) or VERSION_HEADER in request.headers
-    if is_ours and REQUEST_ID in request:
-        response.headers.setdefault("request-id", request[REQUEST_ID])
