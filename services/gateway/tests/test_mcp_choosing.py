@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 
-from shoal_gateway.mcp_server.catalogue import ModelFacts
-from shoal_gateway.mcp_server.choosing import Tier, for_research, for_tier
+from shoal_gateway.mcp_server.catalogue import JoinedCatalogue, ModelFacts
+from shoal_gateway.mcp_server.choosing import TIERS, Tier, for_research, for_tier
 
 SMALL = ModelFacts("small-local", is_ready=True, layer_count=6, context_length=512)
 LARGE = ModelFacts("big-local", is_ready=True, layer_count=32, context_length=4096)
@@ -59,3 +61,51 @@ def test_research_asks_local_models_first_and_five_at_most() -> None:
 def test_research_loads_one_model_where_none_is_ready() -> None:
     other = ModelFacts("zzz", is_ready=False, is_loadable=True)
     assert for_research((other, COLD)) == ("cold-local",)
+
+
+def test_research_asks_one_model_of_each_provider_first() -> None:
+    offered = {"a": ("a-mini", "a-nano", "a-tts-mini"), "b": ("b-large",), "c": ("c-flash",)}
+    models = [
+        ModelFacts(name, is_ready=True, provider=provider)
+        for provider, names in offered.items()
+        for name in names
+    ]
+    assert for_research(models) == ("a-mini", "c-flash", "b-large", "a-nano")
+
+
+def test_models_that_do_not_chat_are_not_chosen() -> None:
+    embedding = ModelFacts("text-embedding-3-small", is_ready=True, provider="openai")
+    for tier in TIERS:
+        assert for_tier(tier, (embedding,)) is None
+
+
+def test_a_word_within_another_word_says_nothing() -> None:
+    gemini = ModelFacts("gemini-2.5-pro", is_ready=True, provider="google")
+    choice = for_tier("smart", (gemini, LARGE))
+    assert choice is not None
+    assert choice.model == "gemini-2.5-pro"
+
+
+@dataclass(frozen=True)
+class Offer:
+    model_id: str
+    provider: str
+    context_length: int = 0
+
+
+@dataclass
+class FakeOffers:
+    offers: list[Offer] = field(default_factory=list)
+
+    async def listed(self) -> list[Offer]:
+        return self.offers
+
+
+class FakeFleet:
+    async def models(self) -> tuple[ModelFacts, ...]:
+        return (SMALL, LARGE)
+
+
+async def test_a_name_that_the_fleet_has_is_the_fleets() -> None:
+    offers = FakeOffers([Offer("small-local", "openai"), Offer("gpt-4o", "openai", 128_000)])
+    assert await JoinedCatalogue(FakeFleet(), offers).models() == (SMALL, LARGE, CLOUD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,3 +51,45 @@ class FleetCatalogue:
             )
             for state in await self.directory.states()
         )
+
+
+class Offered(Protocol):
+    """A provider's model, by the name to ask for here. `context_length` 0: unknown."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+
+class Offers(Protocol):
+    """What providers with a key offer now."""
+
+    async def listed(self) -> Sequence[Offered]: ...
+
+
+@dataclass(frozen=True)
+class JoinedCatalogue:
+    """The fleet's models, then the providers'; of one name the fleet's answers."""
+
+    fleet: ModelCatalogue
+    offers: Offers
+
+    async def models(self) -> tuple[ModelFacts, ...]:
+        own = await self.fleet.models()
+        names = {model.name for model in own}
+        others = (
+            ModelFacts(
+                name=model.model_id,
+                is_ready=True,
+                context_length=model.context_length,
+                provider=model.provider,
+            )
+            for model in await self.offers.listed()
+            if model.model_id not in names
+        )
+        return (*own, *others)

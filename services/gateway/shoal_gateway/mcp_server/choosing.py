@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -12,7 +14,13 @@ Tier = Literal["fast", "cheap", "smart"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 RESEARCH_MODELS_MAX = 5
 # What providers call their small models.
-_SMALL_WORDS = ("mini", "nano", "flash", "lite", "haiku", "small", "instant", "free")
+# Words of the names of providers' small models.
+_SMALL_WORDS = frozenset({"mini", "nano", "flash", "lite", "haiku", "small", "instant", "free"})
+# Beginnings of words in names of models that providers list, and that do not chat.
+_OTHER_WORDS = (
+    "embed", "rerank", "moderation", "guard", "whisper", "transcribe", "tts", "audio", "speech",
+    "realtime", "image", "dall", "sora", "video", "ocr", "bge", "davinci", "babbage",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,22 +50,43 @@ def for_tier(tier: Tier, models: Sequence[ModelFacts]) -> Choice | None:
 
 
 def for_research(models: Sequence[ModelFacts]) -> tuple[str, ...]:
-    """At most five that can answer at once: local ones, the strongest first, then providers'
-    small ones. Where none is ready, the first that can be loaded."""
+    """At most five that can answer at once: local ones, the strongest first, then one of each
+    provider, a small one if it has any, then their next. Where none is ready, the first that can
+    be loaded."""
     usable = _by_name(models)
     ready = [model for model in usable if model.is_ready] or usable[:1]
     local = sorted((m for m in ready if not m.provider), key=_strength, reverse=True)
-    cloud = sorted((m for m in ready if m.provider), key=lambda model: not _is_small(model))
+    cloud = _in_turns(sorted((m for m in ready if m.provider), key=lambda m: not _is_small(m)))
     return tuple(model.name for model in [*local, *cloud][:RESEARCH_MODELS_MAX])
+
+
+def _in_turns(models: Sequence[ModelFacts]) -> list[ModelFacts]:
+    """The first of every provider, then the second of every provider, and so on."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for model in models:
+        turns.append((seen[model.provider], model))
+        seen[model.provider] += 1
+    return [model for _, model in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _by_name(models: Sequence[ModelFacts]) -> list[ModelFacts]:
     """What can answer, in an order that does not depend on who was listed first."""
-    return sorted((m for m in models if m.is_ready or m.is_loadable), key=lambda model: model.name)
+    usable = (m for m in models if (m.is_ready or m.is_loadable) and _chats(m))
+    return sorted(usable, key=lambda model: model.name)
+
+
+def _chats(model: ModelFacts) -> bool:
+    """A provider's list says nothing but names."""
+    return not model.provider or not any(word.startswith(_OTHER_WORDS) for word in _words(model))
 
 
 def _is_small(model: ModelFacts) -> bool:
-    return any(word in model.name.lower() for word in _SMALL_WORDS)
+    return not _SMALL_WORDS.isdisjoint(_words(model))
+
+
+def _words(model: ModelFacts) -> list[str]:
+    return re.split("[^a-z0-9]+", model.name.lower())
 
 
 def _delay(model: ModelFacts) -> tuple[int, ...]:
