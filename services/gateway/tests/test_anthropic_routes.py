@@ -263,6 +263,43 @@ async def test_tokens_are_counted_without_an_answer(fleet: Any, client: AsyncAnt
     assert counted.input_tokens == len(fleet.stage.requests[0].token_ids.ids)
 
 
+async def named_key(fleet: Any, **fields: Any) -> tuple[str, str]:
+    """Secret and id of a new key."""
+    async with (
+        aiohttp.ClientSession(headers={"x-api-key": KEY}) as session,
+        session.post(f"{fleet.url}/api/admin/keys", json={"name": "ci"} | fields) as response,
+    ):
+        made = await response.json()
+    assert response.status == 201, made
+    return made["key"], made["id"]
+
+
+async def test_key_and_session_go_with_the_task(fleet: Any) -> None:
+    secret, key_id = await named_key(fleet)
+    headers = {"x-session-affinity": "reef-7"}
+    async with AsyncAnthropic(
+        base_url=fleet.url, api_key=secret, max_retries=0, default_headers=headers
+    ) as client:
+        await client.messages.create(model="auto", messages=HELLO, max_tokens=8)
+    assert fleet.router.opened[0].session_id == "reef-7"
+    assert fleet.stage.requests[0].tenant == key_id
+
+
+async def test_what_a_key_may_not_do_is_the_clients_own_class(fleet: Any) -> None:
+    reader, _ = await named_key(fleet, scopes=["models"])
+    poor, _ = await named_key(fleet, monthly_token_budget=0)
+    asked: Any = {"model": "auto", "messages": HELLO, "max_tokens": 8}
+    async with AsyncAnthropic(base_url=fleet.url, api_key=reader, max_retries=0) as client:
+        with pytest.raises(anthropic.PermissionDeniedError) as forbidden:
+            await client.messages.create(**asked)
+    assert forbidden.value.type == "permission_error"
+    async with AsyncAnthropic(base_url=fleet.url, api_key=poor) as client:
+        with pytest.raises(anthropic.RateLimitError) as spent:
+            await client.messages.create(**asked)
+    assert spent.value.type == "rate_limit_error"
+    assert fleet.router.opened == []
+
+
 async def test_a_bearer_token_is_a_key_too(fleet: Any) -> None:
     async with AsyncAnthropic(base_url=fleet.url, auth_token=KEY, max_retries=0) as client:
         answer = await client.beta.messages.create(

@@ -15,6 +15,7 @@ from shoal_gateway.dialects.anthropic_render import (
     guess_prompt_tokens,
 )
 from shoal_gateway.http.body import read_object
+from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
@@ -39,13 +40,14 @@ class MessageRoutes:
     async def create(self, request: web.Request) -> web.StreamResponse:
         asked = anthropic.parse(await read_object(request), self.is_strict)
         request_id = request[REQUEST_ID]
-        answer = await self.answers.open(request_id, asked.task)
+        task = for_caller(request, asked.task)
+        answer = await self.answers.open(request_id, task)
         envelope = MessageEnvelope(
             message_id=f"msg_{request_id.removeprefix('req-')}",
             model=answer.model,
             request_id=request_id,
-            max_tokens=asked.task.max_tokens or 0,
-            prompt_tokens_guess=guess_prompt_tokens(asked.task),
+            max_tokens=task.max_tokens or 0,
+            prompt_tokens_guess=guess_prompt_tokens(task),
             hides_thinking=asked.hides_thinking,
         )
         events = observed(answer.events(), self.metrics, self.clock)
@@ -55,4 +57,5 @@ class MessageRoutes:
 
     async def count_tokens(self, request: web.Request) -> web.Response:
         task = anthropic.parse_count(await read_object(request), self.is_strict)
-        return web.json_response({"input_tokens": await self.answers.count_tokens(task)})
+        count = await self.answers.count_tokens(for_caller(request, task))
+        return web.json_response({"input_tokens": count})
