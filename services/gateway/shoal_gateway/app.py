@@ -30,16 +30,18 @@ from shoal_gateway.http.body import BODY_LIMITS, BodyLimits
 from shoal_gateway.http.caller import FIELD_POLICY, FieldPolicy
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.completions import CompletionRoutes
+from shoal_gateway.http.embeddings import EmbeddingRoutes
 from shoal_gateway.http.headers import add_headers
 from shoal_gateway.http.health import HealthRoutes
 from shoal_gateway.http.keys import KeyRoutes
 from shoal_gateway.http.mcp import McpLimits, McpRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
-from shoal_gateway.http.providers import SHOWS_ADMINS
+from shoal_gateway.http.providers import SHOWS_ADMINS, ProviderRoutes
 from shoal_gateway.http.relay import RelayRoutes
 from shoal_gateway.http.responses import ResponsesRoutes
 from shoal_gateway.http.responses_admin import ResponsesAdminRoutes
+from shoal_gateway.http.server_log import ServerLog
 from shoal_gateway.http.status import StatusRoutes
 from shoal_gateway.images import ImageUrls
 from shoal_gateway.local import LocalBackend
@@ -50,6 +52,7 @@ from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
 from shoal_gateway.probe import probe
 from shoal_gateway.prompt import Prompts
 from shoal_gateway.providers.assembly import ProviderConfig, open_providers
+from shoal_gateway.providers.claude_cli import ClaudeBackend, ClaudeCli, ClaudeConfig
 from shoal_gateway.providers.client import ClientLimits
 from shoal_gateway.providers.keys import SECRET_FILE_NAME, FoundKey
 from shoal_gateway.providers.routing import NamedModel, RoutingRules
@@ -57,7 +60,7 @@ from shoal_gateway.providers.table import PROVIDERS
 from shoal_gateway.responses.background import BackgroundRuns
 from shoal_gateway.responses.store import ResponseStore, StoreLimits
 from shoal_gateway.sampling import SamplingDefaults
-from shoal_gateway.settings import Settings, found_variables
+from shoal_gateway.settings import Settings, found_variables, search_path
 from shoal_gateway.shape import ReadingRules
 from shoal_gateway.shared import connect
 from shoal_gateway.traits import TraitsLibrary
@@ -128,7 +131,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         images = ImageUrls(settings.allow_image_urls, settings.image_url_timeout_s)
         stack.push_async_callback(images.close)
         # Who refuses a name in the end is the fleet.
-        answers = Answers([local, providers.backend, local], images, meter)
+        claude = ClaudeCli(_claude_config(settings), providers.keys)
+        answers = Answers([local, ClaudeBackend(claude), providers.backend, local], images, meter)
         app = web.Application(
             client_max_size=settings.max_request_body_bytes,
             middlewares=make_middlewares(gate, history, metrics, clock),
@@ -150,6 +154,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         StatusRoutes(directory, metrics, clock).add_to(app)
         _mcp_routes(answers, directory, metrics, clock, settings).add_to(app)
         _add_responses(app, answers, shared, metrics, clock, settings)
+        ProviderRoutes(providers, claude).add_to(app)
+        EmbeddingRoutes(providers.routing, providers.client).add_to(app)
         HealthRoutes(directory, metrics).add_to(app)
         KeyRoutes(gate).add_to(app)
         if settings.observability_enabled:
@@ -216,6 +222,7 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
         app,
         handler_cancellation=True,
         access_log=None,
+        logger=ServerLog(),
         shutdown_timeout=settings.drain_timeout_s,
         keepalive_timeout=settings.keepalive_timeout_s,
         # A body that nobody wants is read on for this long, so that its sender sees the answer.
@@ -300,6 +307,19 @@ def _add_responses(
         answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s
     ).add_to(app)
     ResponsesAdminRoutes(store).add_to(app)
+
+
+def _claude_config(settings: Settings) -> ClaudeConfig:
+    return ClaudeConfig(
+        is_allowed=settings.claude_subscription_enabled,
+        binary=settings.claude_binary,
+        home=settings.fleet.data_dir / "claude_home",
+        search_path=search_path(),
+        token=settings.claude_oauth_token.get_secret_value(),
+        model=settings.claude_default_model,
+        concurrency=settings.claude_concurrency,
+        timeout_s=settings.claude_timeout_s,
+    )
 
 
 def _sampling_defaults(settings: Settings) -> SamplingDefaults:

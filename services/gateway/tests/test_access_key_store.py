@@ -128,9 +128,7 @@ async def test_guesses_do_not_reach_the_database(callers: Callers, store: KeySto
     assert (await callers.identify(bearer(made.secret), may_look_up=False)).name == "ci"
 
 
-async def test_without_a_database_only_the_house_comes_in(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_without_a_database_only_the_house_comes_in(tmp_path: Path, clock: FakeClock) -> None:
     away = Database(sqlite_url(tmp_path / "missing" / "gateway.db"))
     callers = Callers(HouseKey("h" * 64), KeyStore(away, clock), clock)
     assert await callers.identify(bearer("h" * 64)) == HOUSE

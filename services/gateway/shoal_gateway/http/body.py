@@ -73,7 +73,7 @@ async def _read(request: web.Request, bounds: BodyLimits) -> bytes:
 def _check_depth(body: Any, depth_max: int) -> None:
     """Level by level, so that no depth of it costs our own stack. Raises MalformedBody."""
     level = [body]
-    for _ in range(depth_max + 1):
+    for _ in range(depth_max):
         level = [
             inner
             for value in level
