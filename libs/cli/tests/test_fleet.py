@@ -7,16 +7,19 @@ import pytest
 
 from shoal_cli import fleet
 from shoal_cli.errors import BadOptions, ModelFolderMissing
-from shoal_cli.fleet import Fleet, ModelFolder, Ports, UpOptions
+from shoal_cli.fleet import Fleet, ModelFolder, OwnRedis, Ports, UpOptions
 
 BIG = ModelFolder("big", Path("/models/big"), 7)
 SMALL = ModelFolder("small", Path("/other/small"), 2)
 
 
-def plan(**changes: object) -> Fleet:
+REDIS = OwnRedis(Path("/bin/redis-server"), 4, "geheim")
+
+
+def plan(redis: OwnRedis | None = None, **changes: object) -> Fleet:
     known: dict[str, object] = {"data_dir": Path("/data"), "port": 8800, "models": (BIG,)}
     options = UpOptions(**{**known, **changes})  # type: ignore[arg-type]
-    return fleet.plan_fleet(options, Ports(1, 2, 3), Path("/bin/nats-server"))
+    return fleet.plan_fleet(options, Ports(1, 2, 3), Path("/bin/nats-server"), redis)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,31 @@ def test_worker_loads(worker_count: int, is_split: bool, loads: list[str]) -> No
 def test_order_and_names() -> None:
     names = [spec.name for spec in plan(worker_count=2).specs]
     assert names == ["nats", "shard-store", "router", "worker-1", "worker-2", "gateway"]
+
+
+def test_redis_starts_before_who_needs_it() -> None:
+    names = [spec.name for spec in plan(REDIS).specs]
+    assert names == ["nats", "redis", "shard-store", "router", "worker-1", "gateway"]
+
+
+def test_only_the_gateway_is_told_of_redis() -> None:
+    made = plan(REDIS)
+    told = [spec.name for spec in made.specs if "REDIS_URL" in spec.settings]
+    assert told == ["gateway"]
+    assert made.gateway.settings["REDIS_URL"] == "redis://:geheim@127.0.0.1:4/0"
+    assert "REDIS_URL" not in plan().gateway.settings
+
+
+def test_the_password_of_redis_is_in_its_config_alone() -> None:
+    redis = plan(REDIS).redis
+    assert redis is not None
+    assert redis.argv == ("/bin/redis-server", "/data/run/redis.conf")
+    assert "geheim" not in repr(REDIS)
+    lines = fleet.redis_config(REDIS, Path("/data/my redis")).splitlines()
+    assert 'requirepass "geheim"' in lines
+    assert "bind 127.0.0.1" in lines
+    assert 'dir "/data/my redis"' in lines
+    assert "appendonly yes" in lines
 
 
 def test_gateway_knows_the_ports_of_the_others() -> None:

@@ -31,3 +31,19 @@ def test_missing_key_file_is_no_key(tmp_path: Path) -> None:
     assert settings.read_key(tmp_path) == ""
     (tmp_path / "api_key").write_text("abc\n")
     assert settings.read_key(tmp_path) == "abc"
+
+
+def test_a_redis_named_anywhere_is_seen(tmp_path: Path) -> None:
+    assert not settings.names_redis({}, None, tmp_path)
+    for name in ("REDIS_URL", "SHOAL_GATEWAY_REDIS_URL"):
+        assert settings.names_redis({name: "redis://other"}, None, tmp_path)
+        assert not settings.names_redis({name: ""}, None, tmp_path)
+    config = tmp_path / "config.toml"
+    config.write_text('[gateway]\nredis_url = "redis://other"\n')
+    assert settings.names_redis({}, None, tmp_path)
+    elsewhere = tmp_path / "none"
+    assert settings.names_redis({}, config, elsewhere)
+    assert settings.names_redis({"SHOAL_CONFIG": str(config)}, None, elsewhere)
+    assert not settings.names_redis({}, None, elsewhere)
+    config.write_text("[gateway\n")
+    assert not settings.names_redis({}, config, elsewhere)

