@@ -19,6 +19,7 @@ Unavailable
 ├── PeerRefused        another service does not take our fleet token
 ├── DatabaseUnreachable  keys and accounts cannot be read now
 ├── StartupProbeFailed  the router does not answer at start
+├── EmbedderMissing    nobody who makes embeddings serves that model
 ├── PeerUnreachable    another service's connection broke, or was never there
 └── StageSilent        nothing came from the head for too long
 """
@@ -226,3 +227,16 @@ class PeerUnreachable(Unavailable):
 
     def __init__(self, peer: str) -> None:
         super().__init__(f"{peer} cannot be reached now; try again")
+
+
+class EmbedderMissing(Unavailable):
+    """No provider of embeddings is configured for the model: its operator must act."""
+
+    reason = "EMBEDDER_MISSING"
+    retryable = False
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"nobody makes embeddings with '{model}': its provider's key is not set, or it is no "
+            "model of a provider; see /api/admin/providers"
+        )

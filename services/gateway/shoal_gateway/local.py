@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from shoal_common.errors import UnknownModel
+from shoal_common.errors import Unavailable, UnknownModel
 from shoal_gateway.completion import Completer
 from shoal_gateway.errors import NoModelReady
 from shoal_gateway.models import ModelDirectory
@@ -41,11 +41,15 @@ class LocalBackend:
         self._completer = completer
 
     async def serves(self, model: str) -> bool:
+        """By what the router said within the last second: models of providers must not cost a
+        question to it, nor fail with it. A newer model is still found by the last in line."""
         try:
-            await self._directory.find(model)
-        except (UnknownModel, NoModelReady):
+            if not model:
+                await self._directory.find(model)
+                return True
+            return any(state.model == model for state in await self._directory.states())
+        except (NoModelReady, UnknownModel, Unavailable):
             return False
-        return True
 
     async def open(self, request_id: str, task: ChatTask) -> LocalAnswer:
         return LocalAnswer(await self._prompts.prepare(request_id, task), self._completer)

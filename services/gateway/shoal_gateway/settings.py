@@ -122,6 +122,18 @@ class Settings(ServiceSettings, service="gateway"):
     """Largest answer taken from a provider: a whole body, or the content of a stream."""
     expose_upstream_errors: Literal["never", "admin", "always"] = "admin"
     """Who reads what a provider itself says when it refuses."""
+    claude_subscription_enabled: bool = False
+    """Answer for `claude-*` by the `claude` program of this machine and its subscription."""
+    claude_binary: str = "claude"
+    """Name or path of that program."""
+    claude_oauth_token: Annotated[SecretStr, AlsoReads("CLAUDE_CODE_OAUTH_TOKEN")] = SecretStr("")
+    """Its login; empty uses the one made with `HOME=<data_dir>/claude_home claude login`."""
+    claude_default_model: str = ""
+    """Model that program is asked for whatever the request says; empty takes the request's."""
+    claude_concurrency: int = Field(default=3, ge=1, le=64)
+    """Processes of that program at once; more requests are refused with 429."""
+    claude_timeout_s: float = Field(default=300.0, gt=0, le=86400)
+    """Seconds that one answer of that program may take."""
     template_timeout_s: float = Field(default=2.0, gt=0, le=60)
     """Seconds a model's chat template may run."""
     template_workers: int = Field(default=2, ge=1, le=16)
@@ -200,3 +212,8 @@ def found_variables(
             if value := (values.get(name) or "").strip():
                 found[name] = (value, source)
     return found
+
+
+def search_path() -> str:
+    """Where programs are looked for."""
+    return os.environ.get("PATH", os.defpath)

@@ -11,7 +11,9 @@ from shoal_common.clock import Clock
 from shoal_gateway.database import Database
 from shoal_gateway.providers.backend import ProviderBackend
 from shoal_gateway.providers.client import ClientLimits, ProviderClient
+from shoal_gateway.providers.health import Health
 from shoal_gateway.providers.keys import FoundKey, ProviderKeys
+from shoal_gateway.providers.model_list import ProviderModels
 from shoal_gateway.providers.routing import Routing, RoutingRules
 
 
@@ -34,6 +36,8 @@ class Providers:
     routing: Routing
     client: ProviderClient
     backend: ProviderBackend
+    models: ProviderModels
+    health: Health
 
 
 @asynccontextmanager
@@ -44,9 +48,10 @@ async def open_providers(
     keys = ProviderKeys(database, config.secret_path, config.found_keys, clock)
     routing = Routing(config.rules, keys)
     client = ProviderClient(config.limits, clock)
+    backend = ProviderBackend(routing, client, config.max_tokens_default)
+    models = ProviderModels(routing, client, clock)
     try:
-        yield Providers(
-            keys, routing, client, ProviderBackend(routing, client, config.max_tokens_default)
-        )
+        yield Providers(keys, routing, client, backend, models, Health(routing, client, clock))
     finally:
+        await models.close()
         await client.close()

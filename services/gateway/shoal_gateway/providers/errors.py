@@ -72,6 +72,7 @@ class ProviderRefusedKey(ProviderFailed):
             f"provider '{provider}' refuses the gateway's key ({status}); "
             "its operator must set another",
         )
+        self.status = status
 
 
 class ProviderOverloaded(ProviderFailed):

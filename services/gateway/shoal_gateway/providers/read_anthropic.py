@@ -97,6 +97,11 @@ class AnthropicAnswer:
         reason = _REASONS.get(self._reason, "stop")
         return [Finished(reason, self._whole_usage(), self._stop_string)]
 
+    def conclude(self, usage: dict[str, Any]) -> None:
+        """The answer is whole though its own end did not say so; `usage` as far as known."""
+        self._reason = self._reason or "end_turn"
+        self._usage |= {name: value for name, value in usage.items() if value is not None}
+
     def _admitted(self) -> Admitted:
         usage = self._whole_usage()
         return Admitted(usage.prompt_tokens, usage.cached_tokens)

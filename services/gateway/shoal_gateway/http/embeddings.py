@@ -1,0 +1,43 @@
+"""OpenAI's embeddings over HTTP, answered by the provider that serves the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from shoal_common.errors import InvalidRequest
+from shoal_gateway.dialects import fields
+from shoal_gateway.errors import EmbedderMissing
+from shoal_gateway.http.body import read_object
+from shoal_gateway.providers.client import ProviderClient
+from shoal_gateway.providers.routing import Routing
+
+PATH = "embeddings"
+
+
+@dataclass(frozen=True)
+class EmbeddingRoutes:
+    """The handler with what it needs."""
+
+    routing: Routing
+    client: ProviderClient
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/v1/embeddings", self.embed)
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """The provider's own answer; of the request only the model's name is changed."""
+        body = await read_object(request)
+        model = fields.model_name(body)
+        if not model:
+            raise InvalidRequest("'model' is required", param="model")
+        if not isinstance(body.get("input"), str | list) or not body["input"]:
+            raise InvalidRequest(
+                "'input' must be a string or an array that is not empty", param="input"
+            )
+        endpoint = await self.routing.endpoint(model)
+        if endpoint is None or endpoint.provider.kind != "openai":
+            raise EmbedderMissing(model)
+        answer = await self.client.fetch(endpoint, PATH, body | {"model": endpoint.model})
+        return web.Response(body=answer, content_type="application/json")
