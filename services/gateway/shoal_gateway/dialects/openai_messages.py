@@ -37,7 +37,11 @@ def _message(entry: Any, param: str) -> Message:
             f"'{param}.role' must be one of {', '.join(ROLES)}", param=f"{param}.role"
         )
     calls = _tool_calls(fields.get("tool_calls"), f"{param}.tool_calls")
-    text, images = _content(fields.get("content"), f"{param}.content", may_be_absent=bool(calls))
+    # An assistant that refused or only called, and a function without a result, said nothing.
+    may_be_absent = role in ("assistant", "function")
+    text, images = _content(fields.get("content"), f"{param}.content", may_be_absent)
+    if role == "assistant" and not text:
+        text = limits.as_text(fields.get("refusal") or "", f"{param}.refusal")
     reasoning = fields.get("reasoning_content") or fields.get("reasoning") or ""
     return Message(
         role=ROLES[role],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -14,10 +15,13 @@ from shoal_gateway.dialects.openai_completions import CompletionRequest
 from shoal_gateway.dialects.openai_completions_render import CompletionEnvelope, CompletionStream
 from shoal_gateway.dialects.openai_render import ChatEnvelope
 from shoal_gateway.http.body import read_object
+from shoal_gateway.http.caller import for_caller
+from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.chat import collect_all
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
+from shoal_gateway.task import ChatTask
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class CompletionRoutes:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         asked = openai_completions.parse(await read_object(request), self.is_strict)
-        opened = await self._open(request[REQUEST_ID], asked)
+        tasks = [for_caller(request, task) for task in asked.tasks]
+        opened = await self._open(request[REQUEST_ID], tasks)
         envelope = self._envelope(request[REQUEST_ID], asked, opened[0])
         events = [observed(answer.events(), self.metrics, self.clock) for answer in opened]
         if not asked.is_stream:
@@ -43,12 +48,12 @@ class CompletionRoutes:
         renderer = CompletionStream(envelope, asked.wants_usage)
         return await write_stream(request, merged(events), renderer, self.keep_alive_s)
 
-    async def _open(self, request_id: str, asked: CompletionRequest) -> list[Answer]:
+    async def _open(self, request_id: str, tasks: Sequence[ChatTask]) -> list[Answer]:
         """Prompt by prompt, each with its choices."""
-        if len(asked.tasks) == 1:
-            return await open_choices(self.answers, request_id, asked.tasks[0])
+        if len(tasks) == 1:
+            return await open_choices(self.answers, request_id, tasks[0])
         opened: list[Answer] = []
-        for index, task in enumerate(asked.tasks):
+        for index, task in enumerate(tasks):
             opened += await open_choices(self.answers, f"{request_id}-p{index}", task)
         return opened
 
