@@ -59,7 +59,7 @@ def style_of(probes: Probes, template: str) -> HistoryStyle:
     as_text, as_object, two = probes
     return HistoryStyle(
         reads_text=_NEEDLE.search(as_text) is not None,
-        is_single=bool(as_object or as_text) and not two,
+        is_single=bool(as_object) and not two,
         has_short_ids="[TOOL_CALLS]" in template,
     )
 
@@ -167,10 +167,12 @@ def _call(call: ToolCall, style: HistoryStyle) -> dict[str, Any]:
 
 def _arguments(text: str, style: HistoryStyle) -> Any:
     """Text that is no JSON object stays text: the model sees what it wrote."""
+    if not text.strip():
+        text = "{}"
     if style.reads_text:
         return text
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) else text
