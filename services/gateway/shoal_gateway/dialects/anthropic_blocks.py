@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shoal_gateway.task import Content, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStarted
@@ -16,7 +16,11 @@ Part = dict[str, Any]
 class _HeldCall:
     call_id: str
     name: str
-    arguments: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self.pieces)
 
 
 class BlockWriter:
@@ -91,7 +95,7 @@ class BlockWriter:
         if call is None:
             # Its call is out already: whatever follows a whole object is no part of it.
             return self._say(content.arguments.strip())
-        call.arguments += content.arguments
+        call.pieces.append(content.arguments)
         return []
 
     def _release(self) -> list[Part]:

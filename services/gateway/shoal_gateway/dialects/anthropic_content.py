@@ -30,9 +30,10 @@ _HOSTED = "it belongs to tools that run at Anthropic's; leave it out"
 
 @dataclass
 class _Turn:
-    """What the blocks of one message add up to."""
+    """What the blocks of one message add up to. `length` is the text's."""
 
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
     images: list[Image] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
@@ -40,8 +41,18 @@ class _Turn:
     results: list[Message] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        if text:
-            self.text += (SEPARATOR if self.text else "") + text
+        """Put together at the end: adding to a string copies it, thousands of times."""
+        if not text:
+            return
+        if self.pieces:
+            self.pieces.append(SEPARATOR)
+            self.length += len(SEPARATOR)
+        self.pieces.append(text)
+        self.length += len(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
     @property
     def signature(self) -> str:
@@ -57,7 +68,7 @@ def messages_of(given: dict[str, Any]) -> tuple[Message, ...]:
     if not entries:
         raise InvalidRequest("'messages' must hold at least one message", param="messages")
     system = _turn(given.get("system", ""), "system", "system", {})
-    messages = [Message("system", system.text)] if system.text else []
+    messages = [Message("system", system.text)] if system.length else []
     tool_names: dict[str, str] = {}
     for index, entry in enumerate(entries):
         messages.extend(_messages(entry, f"messages[{index}]", tool_names))
@@ -77,7 +88,7 @@ def _messages(entry: Any, param: str, tool_names: dict[str, str]) -> Iterator[Me
     if role == "system":
         yield Message("system", turn.text)
     elif role == "user":
-        if turn.text or turn.images or not turn.results:
+        if turn.length or turn.images or not turn.results:
             yield Message("user", turn.text, images=tuple(turn.images))
     else:
         tool_names |= {call.call_id: call.name for call in turn.calls}
@@ -93,7 +104,7 @@ def _messages(entry: Any, param: str, tool_names: dict[str, str]) -> Iterator[Me
 def _turn(content: Any, param: str, holder: str, tool_names: dict[str, str]) -> _Turn:
     turn = _Turn()
     if isinstance(content, str):
-        turn.text = content
+        turn.say(content)
         return turn
     if not isinstance(content, list):
         raise limits.wrong_type(param, "a string or an array of content blocks", content)
@@ -114,7 +125,7 @@ def _add(
         case "text":
             turn.say(limits.as_text(block.get("text"), f"{param}.text"))
         case "image":
-            turn.images.append(_image(block, f"{param}.source", len(turn.text)))
+            turn.images.append(_image(block, f"{param}.source", turn.length))
         case "document":
             _add_document(turn, block, param)
         case "search_result":
@@ -199,7 +210,7 @@ def _add_nested(turn: _Turn, content: Any, param: str, kind: str) -> None:
     """Text and images of a block of `kind`, which holds blocks."""
     inner = _turn(content, param, kind, {})
     turn.say(inner.text)
-    start = len(turn.text) - len(inner.text)
+    start = turn.length - inner.length
     for image in inner.images:
         turn.images.append(
             Image(image.media_type, image.data, offset=start + image.offset, url=image.url)
