@@ -35,7 +35,7 @@ from shoal_gateway.responses.chain import earlier_items, with_references
 from shoal_gateway.responses.errors import ResponseNotFound, ResponseTooLarge, StoreUnreachable
 from shoal_gateway.responses.record import Record, to_json
 from shoal_gateway.responses.store import ResponseStore
-from shoal_gateway.task import ChatTask, Event
+from shoal_gateway.task import Event
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class ResponsesRoutes:
         self, request: web.Request, body: dict[str, Any], response_id: str
     ) -> ResponsesRequest:
         asked = parse(body, response_id, self.is_strict)
-        return replace(asked, base=_for_caller(request, asked.base))
+        return replace(asked, base=for_caller(request, asked.base))
 
     async def _open(self, request: web.Request, body: dict[str, Any]) -> Turn:
         """Everything that can be refused is refused here."""
@@ -291,7 +291,7 @@ class ResponsesRoutes:
 
     async def _record(self, request: web.Request) -> Record:
         response_id = request.match_info["response_id"]
-        tenant = _for_caller(request, ChatTask("", ())).tenant
+        tenant = request[CALLER].tenant
         record = None
         if is_response_id(response_id):
             record = await self.store.load(response_id, tenant)
@@ -319,7 +319,3 @@ def _blaming_input() -> Iterator[None]:
         if err.param is not None and err.param.startswith("messages"):
             err.param = "input"
         raise
-
-
-def _for_caller(request: web.Request, task: ChatTask) -> ChatTask:
-    return for_caller(request, task) if CALLER in request else task

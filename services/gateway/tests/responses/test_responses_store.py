@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from redis import asyncio as redis_client
 
 from shoal_common.testing.redis import RedisProcess
 from shoal_gateway.task import (
@@ -150,11 +151,10 @@ async def test_what_is_not_stored_is_not_found(gateway: Any) -> None:
 
 
 async def test_records_expire(gateway: Any, redis: RedisProcess) -> None:
-    from redis import asyncio as redis_client
-
     async with gateway.client() as client:
         made = await client.responses.create(model="m", input="one", stream=True)
-        name = [event async for event in made][0].response.id
+        events = [event async for event in made]
+        name = events[0].response.id
     async with redis_client.Redis.from_url(redis.url) as direct:
         keys = [key async for key in direct.scan_iter("shoal:response:*")]
         lives = [await direct.ttl(key) for key in keys]
@@ -206,7 +206,8 @@ async def test_what_is_too_large_is_stored_on_request_only(
         assert caught.value.status_code == 413
         gateway.backend.script = [TextDelta(text), Finished("stop", Usage(1, 1))]
         stream = await client.responses.create(model="m", input="hi", stream=True)
-        name = [event async for event in stream][0].response.id
+        events = [event async for event in stream]
+        name = events[0].response.id
         assert (await client.responses.retrieve(name)).output_text == text
 
 
