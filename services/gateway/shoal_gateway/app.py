@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 from redis.asyncio import Redis
@@ -37,6 +38,7 @@ from shoal_gateway.http.keys import KeyRoutes
 from shoal_gateway.http.mcp import McpLimits, McpRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
+from shoal_gateway.http.provider_relay import CHATS, MESSAGES, RESPONSES, ProviderRelay
 from shoal_gateway.http.providers import SHOWS_ADMINS, ProviderRoutes
 from shoal_gateway.http.relay import RelayRoutes
 from shoal_gateway.http.responses import ResponsesRoutes
@@ -45,7 +47,7 @@ from shoal_gateway.http.server_log import ServerLog
 from shoal_gateway.http.status import StatusRoutes
 from shoal_gateway.images import ImageUrls
 from shoal_gateway.local import LocalBackend
-from shoal_gateway.mcp_server.catalogue import FleetCatalogue
+from shoal_gateway.mcp_server.catalogue import FleetCatalogue, JoinedCatalogue, ModelCatalogue
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
@@ -132,14 +134,26 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         stack.push_async_callback(images.close)
         # Who refuses a name in the end is the fleet.
         claude = ClaudeCli(_claude_config(settings), providers.keys)
-        answers = Answers([local, ClaudeBackend(claude), providers.backend, local], images, meter)
+        by_claude = ClaudeBackend(claude)
+        answers = Answers([local, by_claude, providers.backend, local], images, meter)
         app = web.Application(
             client_max_size=settings.max_request_body_bytes,
             middlewares=make_middlewares(gate, history, metrics, clock),
         )
         _set_policies(app, settings, clock)
         app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
-        ChatRoutes(answers, metrics, clock, _is_strict(settings), settings.keep_alive_s).add_to(app)
+        relay = partial(
+            ProviderRelay,
+            routing=providers.routing,
+            client=providers.client,
+            earlier=(local, by_claude),
+            meter=meter,
+            metrics=metrics,
+            clock=clock,
+        )
+        ChatRoutes(
+            answers, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay(CHATS)
+        ).add_to(app)
         CompletionRoutes(
             Answers([local], meter=meter),
             metrics,
@@ -147,15 +161,16 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
             _is_strict(settings),
             settings.keep_alive_s,
         ).add_to(app)
-        MessageRoutes(answers, metrics, clock, _is_strict(settings), settings.keep_alive_s).add_to(
-            app
-        )
+        MessageRoutes(
+            answers, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay(MESSAGES)
+        ).add_to(app)
         ModelRoutes(directory, traits).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
-        _mcp_routes(answers, directory, metrics, clock, settings).add_to(app)
-        _add_responses(app, answers, shared, metrics, clock, settings)
+        catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models)
+        _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
+        _add_responses(app, answers, shared, metrics, clock, settings, relay(RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)
-        EmbeddingRoutes(providers.routing, providers.client).add_to(app)
+        EmbeddingRoutes(providers.routing, providers.client, meter).add_to(app)
         HealthRoutes(directory, metrics).add_to(app)
         KeyRoutes(gate).add_to(app)
         if settings.observability_enabled:
@@ -238,7 +253,7 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
 
 def _mcp_routes(
     answers: Answers,
-    directory: ModelDirectory,
+    catalogue: ModelCatalogue,
     metrics: Metrics,
     clock: Clock,
     settings: Settings,
@@ -248,7 +263,6 @@ def _mcp_routes(
         sessions_max=settings.mcp_sessions_max,
         session_idle_s=settings.mcp_session_idle_s,
     )
-    catalogue = FleetCatalogue(directory)
     return McpRoutes(
         answers,
         catalogue,
@@ -295,6 +309,7 @@ def _add_responses(
     metrics: Metrics,
     clock: Clock,
     settings: Settings,
+    relay: ProviderRelay,
 ) -> None:
     store_limits = StoreLimits(
         ttl_s=settings.response_ttl_s,
@@ -304,7 +319,7 @@ def _add_responses(
     store = ResponseStore(shared, store_limits)
     runs = BackgroundRuns(store, clock, settings.response_background_max, settings.drain_timeout_s)
     ResponsesRoutes(
-        answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s
+        answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay
     ).add_to(app)
     ResponsesAdminRoutes(store).add_to(app)
 

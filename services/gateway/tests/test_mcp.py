@@ -15,6 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from shoal_common.errors import PlanUnavailable
+from shoal_gateway.providers.testing import fake_provider, openai_stream
 
 KEY = "k" * 64
 HELLO: Any = [{"role": "user", "content": "hi"}]
@@ -24,18 +25,19 @@ TOOL_NAMES = ["chat", "models", "compare", "research", "batch_prompts", "delegat
 Connect = Callable[[str], AbstractAsyncContextManager[Client]]
 
 
+@asynccontextmanager
+async def client_of(url: str, mode: str) -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
+
+
 @pytest.fixture
 def connect(fleet: Any) -> Connect:
-    @asynccontextmanager
-    async def open_client(mode: str) -> AsyncIterator[Client]:
-        headers = {"Authorization": f"Bearer {KEY}"}
-        async with (
-            httpx2.AsyncClient(headers=headers, timeout=30) as http,
-            Client(streamable_http_client(f"{fleet.url}/mcp", http_client=http), mode=mode) as it,
-        ):
-            yield it
-
-    return open_client
+    return lambda mode: client_of(fleet.url, mode)
 
 
 def text_of(result: Any) -> str:
@@ -319,25 +321,40 @@ async def test_cancelling_a_call_frees_the_stage(
         assert text_of(await client.call_tool("chat", {"messages": HELLO})) == "hello"
 
 
-async def test_a_call_asks_a_bounded_number_of_models_at_once(
-    start_fleet: Any,
-) -> None:
-    async with start_fleet(mcp_concurrency=2) as fleet:
+async def test_a_call_asks_a_bounded_number_of_models_at_once(start_fleet: Any) -> None:
+    async with (
+        start_fleet(mcp_concurrency=2) as fleet,
+        client_of(fleet.url, "2026-07-28") as client,
+    ):
         fleet.stage.hold = 0
-        headers = {"x-api-key": KEY}
+        tasks = [{"prompt": "x"}] * 5
+        call = asyncio.create_task(client.call_tool("batch_prompts", {"tasks": tasks}))
+        await fleet.stage.is_holding.wait()
+        while len(fleet.stage.requests) < 2:
+            await asyncio.wait_for(client.call_tool("models", {}), 10)
+        for _ in range(3):
+            await client.call_tool("models", {})
+        assert len(fleet.stage.requests) == 2
+        call.cancel()
+        await asyncio.wait((call,))
+
+
+async def test_models_of_providers_are_listed_compared_and_chosen(start_fleet: Any) -> None:
+    async with fake_provider() as provider:
+        provider.says(openai_stream("from ", "afar"))
+        named = {"their/model": {"base_url": provider.url, "ctx_size": 4096}}
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=30) as http,
-            Client(
-                streamable_http_client(f"{fleet.url}/mcp", http_client=http), mode="2026-07-28"
-            ) as client,
+            start_fleet(cloud_models=named) as fleet,
+            client_of(fleet.url, "2026-07-28") as client,
         ):
-            tasks = [{"prompt": "x"}] * 5
-            call = asyncio.create_task(client.call_tool("batch_prompts", {"tasks": tasks}))
-            await fleet.stage.is_holding.wait()
-            while len(fleet.stage.requests) < 2:
-                await asyncio.wait_for(client.call_tool("models", {}), 10)
-            for _ in range(3):
-                await client.call_tool("models", {})
-            assert len(fleet.stage.requests) == 2
-            call.cancel()
-            await asyncio.wait((call,))
+            listed = (await client.call_tool("models", {})).structured_content["models"]
+            assert [model["id"] for model in listed] == ["heavyweight", "their/model"]
+            assert listed[1]["provider"] != "local"
+            assert listed[1]["context_length"] == 4096
+            given = {"prompt": "hi", "models": ["heavyweight", "their/model"]}
+            rows = (await client.call_tool("compare", given)).structured_content["results"]
+            assert [row["response"] for row in rows] == ["hello", "from afar"]
+            smart = await client.call_tool("delegate", {"prompt": "hi", "tier": "smart"})
+            assert smart.structured_content["model"] == "their/model"
+            fast = await client.call_tool("delegate", {"prompt": "hi"})
+            assert fast.structured_content["model"] == "heavyweight"
