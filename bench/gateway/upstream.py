@@ -2,7 +2,8 @@
 
 `python -m bench.gateway.upstream` prints its URL and serves until its standard input ends, so that
 it never outlives who started it. A stream carries `max_tokens` pieces of text, one every
-`--pace-s` seconds, each in a write of its own; with `stream_options` it ends in a chunk of usage.
+`--pace-s` seconds, each in a write of its own; a single one comes at once, so that who asks for a
+stream to answer in whole does not wait for the pace. With `stream_options` it ends in usage.
 GET of anything says that all is well. Bodies need a Content-Length.
 """
 
@@ -108,9 +109,13 @@ class Upstream(asyncio.Protocol):
             self._transport.write(_ANSWER)
         else:
             asked = _PIECES.search(body)
+            count = int(asked.group(1)) if asked else 1
+            last = _STREAM_STOP + (_STREAM_USAGE if _USAGE.search(body) else b"") + _STREAM_END
+            if count == 1:
+                self._transport.write(_STREAM_BEGIN + _PIECE + last)
+                return
             self._transport.write(_STREAM_BEGIN)
-            last = _STREAM_USAGE if _USAGE.search(body) else b""
-            self._later(self._loop.time(), int(asked.group(1)) if asked else 1, last)
+            self._later(self._loop.time(), count, last)
 
     def _later(self, now: float, pieces_left: int, last: bytes) -> None:
         at = now + self._pace_s
@@ -119,7 +124,7 @@ class Upstream(asyncio.Protocol):
     def _piece(self, at: float, pieces_left: int, last: bytes) -> None:
         if pieces_left == 0:
             self._timer = None
-            self._transport.write(_STREAM_STOP + last + _STREAM_END)
+            self._transport.write(last)
             return
         self._transport.write(_PIECE)
         self._later(at, pieces_left - 1, last)
