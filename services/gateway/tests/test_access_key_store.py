@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,18 @@ import pytest
 
 from shoal_common.errors import Unauthenticated
 from shoal_common.testing.clock import FakeClock
-from shoal_gateway.access.callers import HOUSE, KEY_FRESH_S, Callers, require_scope, scopes_for
-from shoal_gateway.access.key_store import KeyStore, digest_of, looks_like_a_key
+from shoal_gateway.access import gate
+from shoal_gateway.access.budgets import Budgets
+from shoal_gateway.access.callers import (
+    HOUSE,
+    KEY_FRESH_S,
+    Caller,
+    Callers,
+    require_scope,
+    scopes_for,
+)
+from shoal_gateway.access.key_store import KeyRecord, KeyStore, digest_of, looks_like_a_key
+from shoal_gateway.access.rates import LocalBuckets
 from shoal_gateway.auth import HouseKey
 from shoal_gateway.database import Database, sqlite_url
 from shoal_gateway.errors import DatabaseUnreachable, ScopeMissing, UnknownKey
@@ -126,6 +137,58 @@ async def test_guesses_do_not_reach_the_database(callers: Callers, store: KeySto
         await callers.identify(bearer(made.secret), may_look_up=False)
     await callers.identify(bearer(made.secret))
     assert (await callers.identify(bearer(made.secret), may_look_up=False)).name == "ci"
+
+
+class SlowStore(KeyStore):
+    """Answers when told to, and counts the questions."""
+
+    def __init__(self, database: Database, clock: FakeClock) -> None:
+        super().__init__(database, clock)
+        self.may_answer = asyncio.Event()
+        self.is_asked = asyncio.Event()
+        self.questions = 0
+
+    async def find(self, digest: str) -> KeyRecord | None:
+        self.questions += 1
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().find(digest)
+
+
+async def test_a_crowd_with_one_key_asks_once(database: Database, clock: FakeClock) -> None:
+    store = SlowStore(database, clock)
+    callers = Callers(HouseKey("h" * 64), store, clock)
+    made = await store.create("ci", ["chat"], None)
+    waiting = [asyncio.create_task(callers.identify(bearer(made.secret))) for _ in range(10)]
+    await store.is_asked.wait()
+    waiting[0].cancel()
+    store.may_answer.set()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert {caller.name for caller in found[1:] if isinstance(caller, Caller)} == {"ci"}
+    assert store.questions == 1
+
+
+async def test_a_database_that_hangs_is_given_up(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "ADMIT_TIMEOUT_S", 0.01)
+    store = SlowStore(database, clock)
+    limits = gate.GateLimits(api_rpm=0, house_rpm=0, admin_rpm=0, relay_post_rpm=0, in_flight_max=1)
+    door = gate.Gate(
+        keys=store,
+        callers=Callers(HouseKey("h" * 64), store, clock),
+        buckets=LocalBuckets(clock),
+        strangers=LocalBuckets(clock),
+        budgets=Budgets(database, clock),
+        limits=limits,
+        allowed_hosts=(),
+        trusted_proxies=(),
+    )
+    with pytest.raises(DatabaseUnreachable):
+        await door.admit("GET", "/v1/models", bearer(f"sk-shoal-{'x' * 43}"), "1.1.1.1")
+    assert (await door.admit("GET", "/v1/models", bearer("h" * 64), "1.1.1.1")).caller is HOUSE
+    store.may_answer.set()
 
 
 async def test_without_a_database_only_the_house_comes_in(tmp_path: Path, clock: FakeClock) -> None:

@@ -225,7 +225,7 @@ async def test_requests_at_once_are_bounded(start_fleet: Any, session: Any) -> N
         await fleet.stage.is_cancelled.wait()
         fleet.stage.hold = None
         while (await chat(session, fleet))[0] == 429:
-            await asyncio.sleep(0)
+            pass
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ async def test_strict_start_up_needs_the_router(start_fleet: Any, tmp_path: Any)
         listen_port=0, api_key=HOUSE_KEY, router_address=f"unix:{tmp_path}/nobody",
         strict_startup=True, probe_timeout_s=0.2, fleet={"data_dir": tmp_path},
     )  # fmt: skip
-    with pytest.raises(StartupProbeFailed, match="did not answer within 0.2 s"):
+    with pytest.raises(StartupProbeFailed, match=r"did not answer within 0\.2 s"):
         async with running(settings):
             pass
 
@@ -286,9 +286,8 @@ async def test_a_router_that_is_away_at_start_is_only_told(
         probe_timeout_s=0.05, fleet={"data_dir": tmp_path},
     )  # fmt: skip
     async with running(settings) as (address, _):
-        assert (await ask(session, "GET", f"http://{address}/health"))[0] == 200
         while "router did not answer at start" not in caplog.messages:
-            await asyncio.sleep(0)
+            assert (await ask(session, "GET", f"http://{address}/health"))[0] == 200
 
 
 async def test_a_stream_that_fails_has_its_outcome_in_the_history(fleet: Any, session: Any) -> None:

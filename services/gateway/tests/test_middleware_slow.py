@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,10 +54,8 @@ async def test_trickling_head_bytes_buy_no_time(start_fleet: Any) -> None:
         writer.write(b"POST / HTTP/1.1\r\nx-slow: ")
         trickle()
         async with asyncio.timeout(10):
-            try:
+            with suppress(ConnectionResetError):
                 assert await reader.read() == b""
-            except ConnectionResetError:
-                pass
         writer.close()
 
 

@@ -69,6 +69,9 @@ class Budgets:
         total, read_at = self._totals.get(account, (0, float("-inf")))
         now = self._clock.monotonic()
         if now - read_at >= TOTAL_FRESH_S:
+            if account in self._totals:
+                # Others need not ask for it at the same moment.
+                self._totals[account] = (total, now)
             total = await self._database.run(lambda connection: _total(connection, account))
             self._totals[account] = (total, now)
         here = self._prompt[account] + self._completion[account] + self._leaving[account]

@@ -5,6 +5,7 @@ Owns the list of scopes and which path needs which. Does not know rates or budge
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class Callers:
         self._clock = clock
         # Digest to record and the moment it was read; the least recently used goes first.
         self._known: OrderedDict[str, tuple[KeyRecord, float]] = OrderedDict()
+        # One question for each key, however many requests wait for its answer.
+        self._reading: dict[str, asyncio.Task[KeyRecord | None]] = {}
         self._last_used: dict[str, float] = {}
 
     async def identify(self, headers: Mapping[str, str], may_look_up: bool = True) -> Caller:
@@ -133,6 +136,15 @@ class Callers:
             return known[0]
         if known is None and not may_look_up:
             return None
+        reading = self._reading.get(digest)
+        if reading is None:
+            reading = self._reading[digest] = asyncio.create_task(self._read(digest, now))
+            reading.add_done_callback(lambda task: self._end_reading(digest, task))
+        # Who leaves does not take the answer from those who wait for it too.
+        return await asyncio.shield(reading)
+
+    async def _read(self, digest: str, now: float) -> KeyRecord | None:
+        """From the database; a key that is in use is as old as the question."""
         record = await self._store.find(digest)
         if record is None:
             self._known.pop(digest, None)
@@ -141,6 +153,12 @@ class Callers:
         if len(self._known) > _KNOWN_KEYS_MAX:
             self._known.popitem(last=False)
         return record
+
+    def _end_reading(self, digest: str, task: asyncio.Task[KeyRecord | None]) -> None:
+        self._reading.pop(digest, None)
+        if not task.cancelled():
+            # Seen here too, in case everyone who waited for it has left.
+            task.exception()
 
     def _note_use(self, record: KeyRecord) -> None:
         now = self._clock.time()

@@ -18,11 +18,13 @@ from shoal_gateway.access.hosts import is_allowed_host
 from shoal_gateway.access.key_store import KeyStore
 from shoal_gateway.access.proxies import Network, bucket_of, client_address
 from shoal_gateway.access.rates import Allowance, Buckets, LocalBuckets
-from shoal_gateway.errors import WrongHost
+from shoal_gateway.errors import DatabaseUnreachable, WrongHost
 
 log = logging.getLogger(__name__)
 
 BOOKS_INTERVAL_S = 1.0
+# Only the database can take so long: rates have a shorter limit of their own.
+ADMIT_TIMEOUT_S = 5.0
 _ANSWERING_PREFIXES = ("/v1", "/mcp")
 
 
@@ -100,6 +102,15 @@ class Gate:
     ) -> Admission:
         """Raises Unauthenticated, ScopeMissing, RateLimited, BudgetExceeded, and
         DatabaseUnreachable."""
+        try:
+            async with asyncio.timeout(ADMIT_TIMEOUT_S):
+                return await self._admit(method, path, headers, peer)
+        except TimeoutError as err:
+            raise DatabaseUnreachable from err
+
+    async def _admit(
+        self, method: str, path: str, headers: Mapping[str, str], peer: str
+    ) -> Admission:
         caller = await self._identify(headers, peer)
         require_scope(caller, path)
         kind, limit = self._limits.of(caller, method, path)

@@ -32,6 +32,10 @@ class TokenMeter:
         self._history.answered_by(request_id, answer.model)
         return _Metered(answer, request_id, task.tenant, self)
 
+    def answered_by(self, request_id: str, model: str) -> None:
+        """Note who answers, where no Answer says so."""
+        self._history.answered_by(request_id, model)
+
     def count(self, request_id: str, tenant: str, usage: Usage) -> None:
         """Add one answer's usage; for answers that no event stream carries, too."""
         self._budgets.count(tenant, usage.prompt_tokens, usage.completion_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -15,7 +15,6 @@ from shoal_gateway.dialects.openai_completions import CompletionRequest
 from shoal_gateway.dialects.openai_completions_render import CompletionEnvelope, CompletionStream
 from shoal_gateway.dialects.openai_render import ChatEnvelope
 from shoal_gateway.http.body import read_object
-from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.chat import collect_all
 from shoal_gateway.http.middleware import REQUEST_ID
