@@ -42,9 +42,10 @@ _REFUSED = {
 }
 _ECHOED = (
     "instructions", "max_output_tokens", "max_tool_calls", "previous_response_id",
-    "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier",
-    "temperature", "top_p", "user",
+    "prompt_cache_retention", "service_tier", "temperature", "top_p",
 )  # fmt: skip
+# The published schema knows no null for them.
+_ECHOED_IF_GIVEN = ("prompt_cache_key", "safety_identifier", "user")
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,13 @@ def _thinking(given: dict[str, Any]) -> Thinking:
 
 def _echo(given: dict[str, Any]) -> dict[str, Any]:
     """What the answer's objects say of the request; the checks are those that are left."""
-    for param in ("prompt_cache_key", "safety_identifier", "user"):
+    for param in _ECHOED_IF_GIVEN:
         fields.short_text(given, param)
     fields.integer(given, "max_tool_calls", 0, 2**31 - 1)
     _word(given, "prompt_cache_retention", ("in_memory", "24h"), "in_memory")
     tiers = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
     echo = {name: given.get(name) for name in _ECHOED}
+    echo |= {name: given[name] for name in _ECHOED_IF_GIVEN if name in given}
     return echo | {
         "service_tier": _word(given, "service_tier", tiers, "default"),
         "truncation": _word(given, "truncation", ("auto", "disabled"), "disabled"),
