@@ -52,7 +52,7 @@ class Admin:
         return found["source"]
 
     async def chat(self, model: str) -> int:
-        body = {"model": model, "messages": HELLO}
+        body = {"model": model, "messages": HELLO, "max_tokens": 500}
         return (await self.send("POST", "/v1/chat/completions", body))[0]
 
 

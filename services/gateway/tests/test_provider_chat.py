@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from shoal_gateway.providers.testing import (
     DONE,
+    USAGE,
     FakeProvider,
     Reply,
     anthropic_event,
@@ -26,6 +27,8 @@ from shoal_gateway.providers.testing import (
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
 KEY = "k" * 64
+# OpenAI itself calls that field otherwise, so the request is translated, not relayed.
+TRANSLATED: Any = {"max_tokens": 500}
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -70,6 +73,14 @@ def start_house(start_fleet: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 async def house(start_house: Any) -> AsyncIterator[House]:
     async with start_house() as house:
         yield house
+
+
+def said(text: str) -> Reply:
+    """A whole answer of an OpenAI-type provider."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m-2026-01"}
+    return whole(head | {"choices": [choice], "usage": USAGE})
 
 
 async def read_until_broken(stream: Any, words: str) -> list[str]:
@@ -158,7 +169,7 @@ async def test_tool_calls_without_proper_indexes_are_told_apart(house: House) ->
         )
     )
     async with house.client.chat.completions.stream(
-        model="gpt-4o", messages=HELLO, tools=[WEATHER]
+        model="gpt-4o", messages=HELLO, tools=[WEATHER], **TRANSLATED
     ) as stream:
         final = await stream.get_final_completion()
     calls = final.choices[0].message.tool_calls
@@ -298,7 +309,7 @@ async def check_refusals(house: House) -> None:
     for model, reply, status, code in REFUSALS:
         house.provider.says(reply)
         with pytest.raises(openai.APIStatusError) as caught:
-            await house.client.chat.completions.create(model=model, messages=HELLO)
+            await house.client.chat.completions.create(model=model, messages=HELLO, **TRANSLATED)
         assert (caught.value.status_code, caught.value.code) == (status, code), model
         assert "sk-openai" not in str(caught.value), model
         assert "secret" not in str(caught.value), model
@@ -328,14 +339,18 @@ async def test_a_passing_fault_is_tried_again(house: House) -> None:
         Reply([b": nothing\n\n"], cuts=True),
         openai_stream("at last"),
     )
-    answer = await house.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    answer = await house.client.chat.completions.create(
+        model="gpt-4o", messages=HELLO, **TRANSLATED
+    )
     assert answer.choices[0].message.content == "at last"
     assert len(house.provider.seen) == 3
 
 
 async def test_nothing_is_tried_again_once_an_answer_has_begun(house: House) -> None:
     house.provider.says(Reply([chunk({"content": "half"})], cuts=True))
-    stream = await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True)
+    stream = await house.client.chat.completions.create(
+        model="gpt-4o", messages=HELLO, stream=True, **TRANSLATED
+    )
     texts = await read_until_broken(stream, "broke off")
     assert "".join(texts) == "half"
     assert len(house.provider.seen) == 1
@@ -344,13 +359,17 @@ async def test_nothing_is_tried_again_once_an_answer_has_begun(house: House) -> 
 async def test_an_error_in_the_midst_ends_the_stream(house: House) -> None:
     error = {"error": {"message": "engine gone", "type": "server_error", "code": None}}
     house.provider.says(Reply([chunk({"content": "half"}), chunk(**error)]))
-    stream = await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True)
+    stream = await house.client.chat.completions.create(
+        model="gpt-4o", messages=HELLO, stream=True, **TRANSLATED
+    )
     assert "".join(await read_until_broken(stream, "failed at its own end")) == "half"
 
 
 async def test_a_missing_done_is_forgiven(house: House) -> None:
     house.provider.says(Reply([chunk({"content": "all"}), chunk({}, "length")]))
-    answer = await house.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    answer = await house.client.chat.completions.create(
+        model="gpt-4o", messages=HELLO, **TRANSLATED
+    )
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
     # Nobody counted: four characters are a token.
@@ -359,7 +378,9 @@ async def test_a_missing_done_is_forgiven(house: House) -> None:
 
 async def test_leaving_hangs_up_on_the_provider(house: House) -> None:
     house.provider.says(Reply([chunk({"content": "and so on"})], holds=True))
-    stream = await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True)
+    stream = await house.client.chat.completions.create(
+        model="gpt-4o", messages=HELLO, stream=True, **TRANSLATED
+    )
     await house.provider.is_holding.wait()
     await stream.close()
     await house.provider.is_hung_up.wait()
@@ -369,7 +390,7 @@ async def test_a_hung_provider_is_given_up(start_house: Any) -> None:
     async with start_house(idle_timeout_s=0.05) as house:
         house.provider.says(Reply(holds=True))
         with pytest.raises(openai.APIStatusError, match=r"sent nothing for 0\.05 s") as caught:
-            await house.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+            await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, **TRANSLATED)
         assert caught.value.status_code == 504
         assert len(house.provider.seen) == 1
         await house.provider.is_hung_up.wait()
@@ -382,22 +403,24 @@ async def test_an_oversized_answer_is_cut(start_house: Any) -> None:
         for number, reply in enumerate(replies):
             house.provider.says(reply)
             with pytest.raises(openai.APIStatusError, match="larger than 1024 bytes"):
-                await house.client.chat.completions.create(model=f"gpt-{number}", messages=HELLO)
+                await house.client.chat.completions.create(
+                    model=f"gpt-{number}", messages=HELLO, **TRANSLATED
+                )
 
 
 async def test_after_three_failures_a_provider_is_left_alone(house: House) -> None:
     house.provider.says(whole({"error": "x"}, 500, Retry_After="600"))
     for _ in range(3):
         with pytest.raises(openai.APIStatusError):
-            await house.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+            await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, **TRANSLATED)
     count = len(house.provider.seen)
     with pytest.raises(openai.InternalServerError, match="failed repeatedly") as caught:
-        await house.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+        await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, **TRANSLATED)
     assert caught.value.status_code == 503
     assert len(house.provider.seen) == count
     # Another model of the same provider may be well.
     house.provider.says(openai_stream("fine"))
-    await house.client.chat.completions.create(model="gpt-4o-mini", messages=HELLO)
+    await house.client.chat.completions.create(model="gpt-4o-mini", messages=HELLO, **TRANSLATED)
 
 
 async def test_models_and_fallback_of_the_operator(
@@ -407,12 +430,14 @@ async def test_models_and_fallback_of_the_operator(
     async with fake_provider() as other, fake_provider() as last:
         named = {"mine/big": {"base_url": other.url, "auth_env": "MY_KEY", "ctx_size": 4096}}
         async with start_house(cloud_models=named, cloud_fallback_url=last.url) as house:
-            other.says(openai_stream("mine"))
-            last.says(whole({"choices": [{"message": {"content": "?"}, "finish_reason": "stop"}]}))
+            other.says(said("mine"))
+            last.says(said("?"))
             first = await house.client.chat.completions.create(
-                model="mine/big", messages=HELLO, extra_body={"top_k": 4}
+                model="mine/big", messages=HELLO, **TRANSLATED, extra_body={"top_k": 4}
             )
-            second = await house.client.chat.completions.create(model="whoever", messages=HELLO)
+            second = await house.client.chat.completions.create(
+                model="whoever", messages=HELLO, **TRANSLATED
+            )
     assert first.choices[0].message.content == "mine"
     assert other.seen[0].headers["Authorization"] == "Bearer mine"
     assert other.seen[0].body["top_k"] == 4

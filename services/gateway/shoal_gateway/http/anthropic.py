@@ -17,6 +17,7 @@ from shoal_gateway.dialects.anthropic_render import (
 from shoal_gateway.http.body import read_object
 from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.middleware import REQUEST_ID
+from shoal_gateway.http.provider_relay import ProviderRelay
 from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
 
@@ -32,13 +33,19 @@ class MessageRoutes:
     clock: Clock
     is_strict: bool
     keep_alive_s: float
+    relay: ProviderRelay | None = None
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post(PATH, self.create)
         app.router.add_post(f"{PATH}/count_tokens", self.count_tokens)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        asked = anthropic.parse(await read_object(request), self.is_strict)
+        body = await read_object(request)
+        asked = anthropic.parse(body, self.is_strict)
+        if self.relay is not None:
+            relayed = await self.relay.relay(request, body, asked.task)
+            if relayed is not None:
+                return relayed
         request_id = request[REQUEST_ID]
         task = for_caller(request, asked.task)
         answer = await self.answers.open(request_id, task)

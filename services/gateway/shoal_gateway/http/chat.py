@@ -17,6 +17,7 @@ from shoal_gateway.dialects.openai_render import ChatEnvelope, ChatStream
 from shoal_gateway.http.body import read_object
 from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.middleware import REQUEST_ID
+from shoal_gateway.http.provider_relay import ProviderRelay
 from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
 from shoal_gateway.task import Event
@@ -31,12 +32,18 @@ class ChatRoutes:
     clock: Clock
     is_strict: bool
     keep_alive_s: float
+    relay: ProviderRelay | None = None
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/chat/completions", self.chat)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        chat = openai_chat.parse(await read_object(request), self.is_strict)
+        body = await read_object(request)
+        chat = openai_chat.parse(body, self.is_strict)
+        if self.relay is not None:
+            relayed = await self.relay.relay(request, body, chat.task)
+            if relayed is not None:
+                return relayed
         request_id = request[REQUEST_ID]
         task = for_caller(request, chat.task)
         opened = await open_choices(self.answers, request_id, task)

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from shoal_common.errors import InvalidRequest
+from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.dialects import fields
 from shoal_gateway.errors import EmbedderMissing
 from shoal_gateway.http.body import read_object
+from shoal_gateway.http.caller import CALLER
+from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.providers.client import ProviderClient
+from shoal_gateway.providers.relay import usage_fields, usage_from
 from shoal_gateway.providers.routing import Routing
 
 PATH = "embeddings"
@@ -22,6 +26,7 @@ class EmbeddingRoutes:
 
     routing: Routing
     client: ProviderClient
+    meter: TokenMeter
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/embeddings", self.embed)
@@ -40,4 +45,7 @@ class EmbeddingRoutes:
         if endpoint is None or endpoint.provider.kind != "openai":
             raise EmbedderMissing(model)
         answer = await self.client.fetch(endpoint, PATH, body | {"model": endpoint.model})
+        usage = usage_from(usage_fields(answer))
+        self.meter.answered_by(request[REQUEST_ID], model)
+        self.meter.count(request[REQUEST_ID], request[CALLER].tenant, usage)
         return web.Response(body=answer, content_type="application/json")

@@ -58,12 +58,12 @@ class Upstream:
         self._limits = limits
 
     @property
-    def is_stream(self) -> bool:
-        return self._response.content_type == "text/event-stream"
+    def provider(self) -> str:
+        return self._provider
 
     @property
-    def content_type(self) -> str:
-        return self._response.content_type
+    def is_stream(self) -> bool:
+        return self._response.content_type == "text/event-stream"
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Whatever has arrived, as it arrives. Raises ProviderFailed."""

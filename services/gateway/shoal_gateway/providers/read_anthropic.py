@@ -70,15 +70,13 @@ class AnthropicAnswer:
             case "message_stop":
                 self.is_done = True
             case "error":
-                kind = text(obj(message.get("error")).get("type"))
-                raise self._failure(kind, error_text(message))
+                raise error_of(self._provider, message)
         return []
 
     def object(self, message: dict[str, Any]) -> list[Event]:
         """A whole answer. Raises as `feed` does."""
         if message.get("type") == "error":
-            kind = text(obj(message.get("error")).get("type"))
-            raise self._failure(kind, error_text(message))
+            raise error_of(self._provider, message)
         self._usage |= obj(message.get("usage"))
         events: list[Event] = [self._admitted()]
         for entry in items(message.get("content")):
@@ -167,8 +165,10 @@ class AnthropicAnswer:
             cached_tokens=cached,
         )
 
-    def _failure(self, kind: str, message: str) -> Exception:
-        status = _ERROR_STATUS.get(kind)
-        if status is None:
-            return ProviderFault(self._provider, 0, message)
-        return from_status(self._provider, status, None, message)
+
+def error_of(provider: str, message: dict[str, Any]) -> Exception:
+    """The error that an event or body of type error means."""
+    status = _ERROR_STATUS.get(text(obj(message.get("error")).get("type")))
+    if status is None:
+        return ProviderFault(provider, 0, error_text(message))
+    return from_status(provider, status, None, error_text(message))

@@ -1,0 +1,216 @@
+"""Requests to providers that speak the client's own dialect: bytes there, bytes back.
+
+Of a body only the model's name changes (and, for OpenAI's chats, that usage is reported); of a
+stream nothing but a usage chunk nobody asked for. Whatever needs more is for translation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from shoal_common.clock import Clock
+from shoal_common.errors import ShoalError
+from shoal_gateway.access.metering import TokenMeter
+from shoal_gateway.answers import Backend
+from shoal_gateway.dialects import anthropic_render, sse
+from shoal_gateway.dialects.openai_render import error_object
+from shoal_gateway.dialects.responses_render import StoredStream
+from shoal_gateway.http import sse as http_sse
+from shoal_gateway.http.caller import CALLER, FIELD_POLICY, FieldPolicy
+from shoal_gateway.http.middleware import REQUEST_ID
+from shoal_gateway.http.streaming import STREAM, BegunStream
+from shoal_gateway.metrics import Metrics
+from shoal_gateway.providers import read_anthropic, read_openai
+from shoal_gateway.providers.client import ProviderClient, Upstream, encoded, too_large
+from shoal_gateway.providers.errors import ProviderAnswerBroken
+from shoal_gateway.providers.estimate import tokens_of_chars
+from shoal_gateway.providers.read_openai import parsed
+from shoal_gateway.providers.relay import RelayedStream, usage_fields, usage_from
+from shoal_gateway.providers.routing import Routing
+from shoal_gateway.providers.table import Endpoint, WireKind
+from shoal_gateway.task import ChatTask, Usage
+
+# Ours, or of open servers only: hosted providers refuse them.
+_OPEN_FIELDS = frozenset(
+    ["top_k", "min_p", "repetition_penalty", "session_id", "lora_adapter", "guided_regex",
+     "guided_choice", "chat_template_kwargs"]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What differs between the three. `failure`: the last event of a stream that broke."""
+
+    kind: WireKind
+    path: str
+    failure: Callable[[ShoalError], bytes]
+    # What an error in its body or stream means.
+    error: Callable[[str, dict[str, Any]], Exception]
+    # Client headers that mean something to the provider.
+    headers: tuple[str, ...] = ()
+    # Only this provider speaks it; "" for all of the kind.
+    provider: str = ""
+
+
+def _chat_failure(error: ShoalError) -> bytes:
+    return sse.data_event(error_object(error))
+
+
+def _message_failure(error: ShoalError) -> bytes:
+    return sse.data_event(anthropic_render.error_object(error), "error")
+
+
+CHATS = Dialect("openai", "chat/completions", _chat_failure, read_openai.error_of)
+RESPONSES = Dialect(
+    "openai", "responses", StoredStream().failure, read_openai.error_of, provider="openai"
+)
+MESSAGES = Dialect(
+    "anthropic", "messages", _message_failure, read_anthropic.error_of, ("anthropic-beta",)
+)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """The part of a stream's renderer that an error needs."""
+
+    failure: Callable[[ShoalError], bytes]
+
+    def feed(self, item: bytes) -> bytes:
+        return item
+
+    def keep_alive(self) -> bytes:
+        return sse.KEEP_ALIVE
+
+
+@dataclass(frozen=True)
+class ProviderRelay:
+    """Asked before an answer is opened. `earlier` are the backends that come before providers."""
+
+    dialect: Dialect
+    routing: Routing
+    client: ProviderClient
+    earlier: tuple[Backend, ...]
+    meter: TokenMeter
+    metrics: Metrics
+    clock: Clock
+
+    async def relay(
+        self, request: web.Request, body: dict[str, Any], task: ChatTask | None = None
+    ) -> web.StreamResponse | None:
+        """The provider's answer as it is; None where this is not the way.
+
+        `body` has been checked; `task` is what it means. Raises what the provider's client does.
+        """
+        endpoint = await self._endpoint(str(body.get("model") or ""))
+        if endpoint is None or not _is_plain(request, body, task, endpoint):
+            return None
+        sent = body | {"model": endpoint.model}
+        drops_usage = False
+        if self.dialect is CHATS and body.get("stream"):
+            options = body.get("stream_options") or {}
+            drops_usage = not options.get("include_usage")
+            sent["stream_options"] = options | {"include_usage": True}
+        data = encoded(sent)
+        passed = {n: request.headers[n] for n in self.dialect.headers if n in request.headers}
+        self.meter.answered_by(request[REQUEST_ID], str(body["model"]))
+        async with self.client.gate(endpoint).request(endpoint.model) as guarded:
+            while True:
+                try:
+                    async with self.client.open(
+                        endpoint, self.dialect.path, data, passed
+                    ) as upstream:
+                        if upstream.is_stream is not bool(body.get("stream")):
+                            raise ProviderAnswerBroken(
+                                endpoint.name, "is not of the form asked for"
+                            )
+                        if upstream.is_stream:
+                            return await self._stream(request, upstream, drops_usage, len(data))
+                        return await self._whole(request, upstream)
+                except ShoalError as err:
+                    if request.get(STREAM) is not None:
+                        raise
+                    await guarded.pause_before_retry(err)
+
+    async def _endpoint(self, model: str) -> Endpoint | None:
+        if model in ("", "auto"):
+            return None
+        endpoint = await self.routing.endpoint(model)
+        if endpoint is None or endpoint.provider.kind != self.dialect.kind:
+            return None
+        if self.dialect.provider not in ("", endpoint.name):
+            return None
+        for backend in self.earlier:
+            if await backend.serves(model):
+                return None
+        return endpoint
+
+    async def _whole(self, request: web.Request, upstream: Upstream) -> web.Response:
+        raw = await upstream.read()
+        value = parsed(upstream.provider, raw)
+        if value.get("error"):
+            raise self.dialect.error(upstream.provider, value)
+        self._count(request, usage_from(usage_fields(raw)))
+        return web.Response(body=raw, content_type="application/json")
+
+    async def _stream(
+        self, request: web.Request, upstream: Upstream, drops_usage: bool, sent_size_bytes: int
+    ) -> web.StreamResponse:
+        """One write for each read."""
+        relayed = RelayedStream(drops_usage)
+        response = web.StreamResponse(headers=http_sse.HEADERS)
+        size_bytes_max = self.client.limits.response_size_bytes_max
+        ending = _Ending(self.dialect.failure)
+        started_at = self.clock.monotonic()
+        try:
+            async with aclosing(upstream.chunks()) as chunks:
+                async for chunk in chunks:
+                    if data := relayed.feed(chunk):
+                        if not response.prepared:
+                            first_s = self.clock.monotonic() - started_at
+                            self.metrics.time_to_first_token.observe(first_s)
+                            await response.prepare(request)
+                            request[STREAM] = BegunStream(response, ending)
+                        await response.write(data)
+                    if relayed.error:
+                        raise self.dialect.error(upstream.provider, relayed.error)
+                    if relayed.waiting_size_bytes > size_bytes_max:
+                        raise too_large(upstream.provider, size_bytes_max)
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(relayed.flush())
+            await response.write_eof()
+        finally:
+            if response.prepared:
+                guess = Usage(tokens_of_chars(sent_size_bytes), relayed.event_count)
+                self._count(request, relayed.usage() or guess)
+        return response
+
+    def _count(self, request: web.Request, usage: Usage) -> None:
+        self.meter.count(request[REQUEST_ID], request[CALLER].tenant, usage)
+        self.metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
+        self.metrics.tokens.labels("completion").inc(usage.completion_tokens)
+
+
+def _is_plain(
+    request: web.Request, body: dict[str, Any], task: ChatTask | None, endpoint: Endpoint
+) -> bool:
+    """Nothing in the body must be left out, renamed or fetched."""
+    if task is None:
+        return True
+    provider = endpoint.provider
+    if any(image.url for message in task.messages for image in message.images):
+        return False
+    policy = request.app.get(FIELD_POLICY, FieldPolicy())
+    if task.extras and policy.unknown == "strip":
+        return False
+    if provider.kind == "anthropic":
+        return True
+    if provider.max_tokens_field != "max_tokens" and body.get("max_tokens") is not None:
+        return False
+    refused = provider.refused if provider.is_open else provider.refused | _OPEN_FIELDS
+    return not (refused & body.keys()) and not ("stream_options" in refused and body.get("stream"))
