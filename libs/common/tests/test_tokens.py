@@ -67,6 +67,22 @@ def test_special_tokens_give_no_text(tokens: ModelTokens) -> None:
     assert detokenizer.feed([1, *tokens.encode("hello"), 2]) + detokenizer.flush() == "hello"
 
 
+def test_special_tokens_give_text_where_it_is_asked_for(tokens: ModelTokens) -> None:
+    start = tokens.added_id("<|im_start|>")
+    assert start is not None
+    detokenizer = tokens.detokenizer({start: "<|im_start|>"})
+    ids = [*tokens.encode("so"), start, *tokens.encode("hello"), 2]
+    assert detokenizer.feed(ids) + detokenizer.flush() == "so<|im_start|>hello"
+
+
+def test_added_tokens_are_known_by_their_text(tokens: ModelTokens) -> None:
+    call = tokens.added_id("<tool_call>")
+    assert call is not None
+    assert not tokens.is_special(call)
+    assert tokens.is_special(2)
+    assert tokens.added_id("hello") is None
+
+
 def test_token_bytes_join_to_the_text(tokens: ModelTokens) -> None:
     text = "fish 🦈 swim"
     assert b"".join(map(tokens.token_bytes, tokens.encode(text))) == text.encode()

@@ -114,12 +114,12 @@ async def test_only_one_call_where_parallel_ones_are_refused(
     fleet: Any, client: AsyncOpenAI
 ) -> None:
     fleet.says(f"{CALL}\n{CLOCK}")
-    # The second call would never come.
+    # The second call never comes, and nobody waits for it.
     fleet.stage.hold = len(fleet.tokens.encode(CALL)) + 2
     choice = await streamed(client, tools=TOOLS, parallel_tool_calls=False)
     assert [call.function.name for call in choice.message.tool_calls] == ["get_weather"]
     assert choice.finish_reason == "tool_calls"
-    await fleet.stage.is_cancelled.wait()
+    await fleet.router.is_closed.wait()
 
 
 async def test_a_call_survives_the_loss_of_a_stage(fleet: Any, client: AsyncOpenAI) -> None:

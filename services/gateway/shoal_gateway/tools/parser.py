@@ -32,8 +32,6 @@ class CallParser:
     is_single: the reply is over after its first call.
     """
 
-    is_reasoning = False
-
     def __init__(
         self,
         tool_format: ToolFormat,

@@ -40,6 +40,8 @@ class CallReader:
         self._state: Callable[[str, int], int] = self._open
         # Where the string or object that is being read begins.
         self._began = position
+        # The position of the text that is being scanned.
+        self._base = position
         self._is_escaped = False
         self._depth = 0
         self._key = ""
@@ -63,7 +65,7 @@ class CallReader:
     def scan(self, buffer: TextBuffer) -> None:
         """Go on to the end of the call, of the text, or to where it breaks."""
         index = self.position - buffer.start
-        self._buffer_start = buffer.start
+        self._base = buffer.start
         while index < len(buffer.text) and not self.is_over:
             index = self._state(buffer.text, index)
         self.position = buffer.start + index
@@ -97,7 +99,7 @@ class CallReader:
     def _value_text(self, text: str, index: int) -> int:
         index, is_whole = self._string(text, index)
         if not is_whole:
-            if self._key == "name" and index + self._buffer_start - self._began > NAME_CHARS_MAX:
+            if self._key == "name" and index + self._base - self._began > NAME_CHARS_MAX:
                 return self._break(index)
             return index
         if self._key == "name":
@@ -110,7 +112,7 @@ class CallReader:
     def _arguments_open(self, text: str, index: int) -> int:
         index = self._skip_space(text, index)
         if index < len(text) and text[index] == "{":
-            self._began = self._buffer_start + index
+            self._began = self._base + index
         return self._expect(text, index, "{", self._arguments_first)
 
     def _arguments_first(self, text: str, index: int) -> int:
@@ -133,7 +135,7 @@ class CallReader:
         else:
             self._depth += 1 if mark[0] in "{[" else -1
         if self._depth == 0:
-            self.arguments_stop = self._buffer_start + mark.end()
+            self.arguments_stop = self._base + mark.end()
             self._state = self._after_value
             self.is_done = not self._has_frame
         return mark.end()
@@ -164,7 +166,7 @@ class CallReader:
         if text[index] != char:
             return self._break(index)
         if char == '"':
-            self._began = self._buffer_start + index
+            self._began = self._base + index
         self._state = state
         return index + 1
 
@@ -186,7 +188,7 @@ class CallReader:
     def _decoded(self, text: str, index: int) -> str:
         """The string that ends before `index`; "" where it is not JSON."""
         try:
-            return str(json.loads(text[self._began - self._buffer_start : index]))
+            return str(json.loads(text[self._began - self._base : index]))
         except ValueError:
             return ""
 
