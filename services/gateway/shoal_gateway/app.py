@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -38,7 +38,13 @@ from shoal_gateway.http.keys import KeyRoutes
 from shoal_gateway.http.mcp import McpLimits, McpRoutes
 from shoal_gateway.http.middleware import make_middlewares
 from shoal_gateway.http.models import ModelRoutes
-from shoal_gateway.http.provider_relay import CHATS, MESSAGES, RESPONSES, ProviderRelay
+from shoal_gateway.http.provider_relay import (
+    CHATS,
+    MESSAGES,
+    RESPONSES,
+    Dialect,
+    ProviderRelay,
+)
 from shoal_gateway.http.providers import SHOWS_ADMINS, ProviderRoutes
 from shoal_gateway.http.relay import RelayRoutes
 from shoal_gateway.http.responses import ResponsesRoutes
@@ -110,31 +116,18 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         gate = await _open_gate(settings, database, shared, clock, stack)
         meter = TokenMeter(gate.budgets, history)
         router = GrpcRouter(router_channel, settings.call_timeout_s)
-        directory = ModelDirectory(router, clock, settings.default_model)
-        library = ModelLibrary(GrpcShardStore(store_channel, settings.call_timeout_s))
-        stack.push_async_callback(library.close)
-        completer = Completer(router, stages, directory, _completion_limits(settings), clock)
-        traits = TraitsLibrary(
-            GrpcShardStore(store_channel, settings.call_timeout_s),
-            settings.thinking_levels if settings.thinking_supported else (),
+        store = GrpcShardStore(store_channel, settings.call_timeout_s)
+        directory, traits, local = _open_local(
+            settings, router, stages, store, renderer, clock, stack
         )
-        prompts = Prompts(
-            directory,
-            library,
-            traits,
-            renderer,
-            _sampling_defaults(settings),
-            ReadingRules(settings.tool_mode, settings.reasoning_mode),
-        )
-        local = LocalBackend(directory, prompts, completer)
         providers = await stack.enter_async_context(
             open_providers(_provider_config(settings), database, clock)
         )
         images = ImageUrls(settings.allow_image_urls, settings.image_url_timeout_s)
         stack.push_async_callback(images.close)
-        # Who refuses a name in the end is the fleet.
         claude = ClaudeCli(_claude_config(settings), providers.keys)
         by_claude = ClaudeBackend(claude)
+        # Who refuses a name in the end is the fleet.
         answers = Answers([local, by_claude, providers.backend, local], images, meter)
         app = web.Application(
             client_max_size=settings.max_request_body_bytes,
@@ -143,32 +136,14 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         _set_policies(app, settings, clock)
         app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
         relay = partial(
-            ProviderRelay,
-            routing=providers.routing,
-            client=providers.client,
-            earlier=(local, by_claude),
-            meter=meter,
-            metrics=metrics,
-            clock=clock,
+            ProviderRelay, providers.routing, providers.client, (local, by_claude), meter, metrics
         )
-        ChatRoutes(
-            answers, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay(CHATS)
-        ).add_to(app)
-        CompletionRoutes(
-            Answers([local], meter=meter),
-            metrics,
-            clock,
-            _is_strict(settings),
-            settings.keep_alive_s,
-        ).add_to(app)
-        MessageRoutes(
-            answers, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay(MESSAGES)
-        ).add_to(app)
+        _add_chats(app, answers, Answers([local], meter=meter), relay, metrics, clock, settings)
         ModelRoutes(directory, traits).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
         catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models)
         _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
-        _add_responses(app, answers, shared, metrics, clock, settings, relay(RESPONSES))
+        _add_responses(app, answers, shared, metrics, clock, settings, relay(clock, RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)
         EmbeddingRoutes(providers.routing, providers.client, meter).add_to(app)
         HealthRoutes(directory, metrics).add_to(app)
@@ -180,6 +155,35 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         side = SideServer(settings.side_address, metrics.registry, lambda: True)
         stack.push_async_callback(side.stop)
         yield address, await side.start()
+
+
+def _open_local(
+    settings: Settings,
+    router: GrpcRouter,
+    stages: GrpcStages,
+    store: GrpcShardStore,
+    renderer: TemplateRenderer,
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> tuple[ModelDirectory, TraitsLibrary, LocalBackend]:
+    """The fleet's own models."""
+    directory = ModelDirectory(router, clock, settings.default_model)
+    library = ModelLibrary(store)
+    stack.push_async_callback(library.close)
+    completer = Completer(router, stages, directory, _completion_limits(settings), clock)
+    traits = TraitsLibrary(
+        store,
+        settings.thinking_levels if settings.thinking_supported else (),
+    )
+    prompts = Prompts(
+        directory,
+        library,
+        traits,
+        renderer,
+        _sampling_defaults(settings),
+        ReadingRules(settings.tool_mode, settings.reasoning_mode),
+    )
+    return directory, traits, LocalBackend(directory, prompts, completer)
 
 
 async def _open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Database, Redis | None]:
@@ -302,6 +306,24 @@ def _provider_config(settings: Settings) -> ProviderConfig:
     )
 
 
+def _add_chats(
+    app: web.Application,
+    answers: Answers,
+    own_answers: Answers,
+    relay: Callable[[Clock, Dialect], ProviderRelay],
+    metrics: Metrics,
+    clock: Clock,
+    settings: Settings,
+) -> None:
+    """`own_answers` are the fleet's alone: providers have no older completions."""
+    is_strict, keep_alive_s = _is_strict(settings), settings.keep_alive_s
+    ChatRoutes(answers, metrics, clock, is_strict, keep_alive_s, relay(clock, CHATS)).add_to(app)
+    MessageRoutes(answers, metrics, clock, is_strict, keep_alive_s, relay(clock, MESSAGES)).add_to(
+        app
+    )
+    CompletionRoutes(own_answers, metrics, clock, is_strict, keep_alive_s).add_to(app)
+
+
 def _add_responses(
     app: web.Application,
     answers: Answers,
@@ -316,7 +338,7 @@ def _add_responses(
         size_bytes_max=settings.response_size_bytes_max,
         alive_s=settings.response_alive_s,
     )
-    store = ResponseStore(shared, store_limits)
+    store = ResponseStore(shared, store_limits, clock)
     runs = BackgroundRuns(store, clock, settings.response_background_max, settings.drain_timeout_s)
     ResponsesRoutes(
         answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay

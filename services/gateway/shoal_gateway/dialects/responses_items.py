@@ -303,7 +303,9 @@ class _Turns:
             self._close()
         parts = item.get("content") or item.get("summary") or []
         self._reasoning += "".join(part["text"] for part in parts)
-        self._signature = item.get("encrypted_content", "") or self._signature
+        # What another provider encrypted says nothing to ours.
+        if response_of(item["id"]):
+            self._signature = item.get("encrypted_content", "") or self._signature
 
     def _close(self) -> None:
         if self._text or self._calls or self._reasoning or self._signature:

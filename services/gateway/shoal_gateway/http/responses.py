@@ -261,9 +261,10 @@ class ResponsesRoutes:
                     data = kept.add(builder.feed(event))
                     if builder.is_ended:
                         await self._keep(turn, kept.events)
+                        yield data
+                        return
                     yield data
-            if not builder.is_ended:
-                raise Internal("the answer ended without a finish")
+            raise Internal("the answer ended without a finish")
         except ShoalError as err:
             data = kept.add(builder.fail(err))
             await self._keep(turn, kept.events)

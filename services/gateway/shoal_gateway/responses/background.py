@@ -47,6 +47,7 @@ class BackgroundRuns:
         self._runs: dict[str, tuple[_Run, asyncio.Task[None]]] = {}
         # Counted before their record is written, so that the bound holds.
         self._starting_count = 0
+        self._is_closed = False
 
     @property
     def count(self) -> int:
@@ -58,8 +59,10 @@ class BackgroundRuns:
     ) -> None:
         """Store `record` with the builder's first events, and answer it from here on.
 
-        Raises BackgroundFull, StoreUnreachable.
+        Raises BackgroundFull, StoreUnreachable, and GatewayStopping after `close`.
         """
+        if self._is_closed:
+            raise GatewayStopping
         if len(self._runs) + self._starting_count >= self._count_max:
             raise BackgroundFull(self._count_max)
         run = _Run(self._store, self._clock, builder, events)
@@ -68,6 +71,8 @@ class BackgroundRuns:
             await run.save(record)
         finally:
             self._starting_count -= 1
+        if self._is_closed:
+            run.stop(GatewayStopping())
         task = asyncio.create_task(self._drive(run))
         self._runs[record.response_id] = (run, task)
         task.add_done_callback(lambda _: self._runs.pop(record.response_id))
@@ -84,6 +89,7 @@ class BackgroundRuns:
 
     async def close(self) -> None:
         """Let runs end for `drain_timeout_s`; the rest fail, so that nobody waits for them."""
+        self._is_closed = True
         tasks = [task for _, task in self._runs.values()]
         if not tasks:
             return

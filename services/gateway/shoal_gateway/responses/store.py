@@ -14,6 +14,7 @@ from typing import Any, Literal
 from redis import asyncio as redis
 from redis.exceptions import RedisError
 
+from shoal_common.clock import Clock
 from shoal_gateway.dialects.responses_output import WireEvent
 from shoal_gateway.dialects.responses_render import TERMINAL, failed_event, frame
 from shoal_gateway.responses.errors import ProducerLost, StoreUnreachable
@@ -24,6 +25,9 @@ Word = Literal["going", "cancelled", "ended", "gone"]
 _RECENT = "shoal:responses"
 _RECENT_COUNT_MAX = 100_000
 _TAIL_BLOCK_MS = 1000
+# Each waiting tail holds a connection; those beyond look again every so often instead.
+_TAILS_WAITING_MAX = 16
+_TAIL_POLL_S = 0.1
 _TAIL_ENTRIES_MAX = 256
 _PAGE = 200
 _SUMMARY_FIELDS = ("tenant", "status", "created_at", "model", "is_background", "snippet")
@@ -79,9 +83,11 @@ class StoreLimits:
 class ResponseStore:
     """Every method but `is_up` raises StoreUnreachable while Redis is away."""
 
-    def __init__(self, client: redis.Redis | None, limits: StoreLimits) -> None:
+    def __init__(self, client: redis.Redis | None, limits: StoreLimits, clock: Clock) -> None:
         self.limits = limits
         self._client = client
+        self._clock = clock
+        self._tails_waiting = 0
         if client is not None:
             self._append = client.register_script(_APPEND)
             self._cancel = client.register_script(_CANCEL)
@@ -103,7 +109,6 @@ class ResponseStore:
         """
         record_key, log_key, alive_key = _keys(record.response_id)
         ttl_ms = int(self.limits.ttl_s * 1000)
-        expires_at = record.created_at + self.limits.ttl_s
         pipe = self._require().pipeline(transaction=True)
         mapping: dict[Any, Any] = {**record.to_fields()}
         pipe.hset(record_key, mapping=mapping)
@@ -117,7 +122,7 @@ class ResponseStore:
         if not record.is_ended:
             pipe.set(alive_key, "1", px=int(self.limits.alive_s * 1000))
         pipe.zadd(_RECENT, {record.response_id: record.created_at})
-        pipe.zremrangebyscore(_RECENT, "-inf", expires_at - 2 * self.limits.ttl_s)
+        pipe.zremrangebyscore(_RECENT, "-inf", record.created_at - self.limits.ttl_s)
         pipe.zremrangebyrank(_RECENT, 0, -_RECENT_COUNT_MAX - 1)
         await self._run(pipe.execute())
 
@@ -257,8 +262,19 @@ class ResponseStore:
 
     async def _read_log(self, response_id: str, position: str, may_wait: bool) -> list[Any]:
         """Entries behind `position`; waits for the first one a while."""
+        if not may_wait:
+            return await self._entries(response_id, position, None)
+        if self._tails_waiting >= _TAILS_WAITING_MAX:
+            await self._clock.sleep(_TAIL_POLL_S)
+            return await self._entries(response_id, position, None)
+        self._tails_waiting += 1
+        try:
+            return await self._entries(response_id, position, _TAIL_BLOCK_MS)
+        finally:
+            self._tails_waiting -= 1
+
+    async def _entries(self, response_id: str, position: str, block_ms: int | None) -> list[Any]:
         key = _keys(response_id)[1]
-        block_ms = _TAIL_BLOCK_MS if may_wait else None
         reading = self._require().xread({key: position}, count=_TAIL_ENTRIES_MAX, block=block_ms)
         answer = await self._run(reading)
         if not answer:

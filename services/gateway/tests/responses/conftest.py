@@ -144,7 +144,7 @@ async def _gateway(
 ) -> AsyncIterator[Gateway]:
     backend, clock = ScriptedBackend(), SystemClock()
     client = connect(redis_url)
-    store = ResponseStore(client, StoreLimits(3600.0, size_bytes_max, alive_s))
+    store = ResponseStore(client, StoreLimits(3600.0, size_bytes_max, alive_s), clock)
     runs = BackgroundRuns(store, clock, background_max, drain_timeout_s)
     images = ImageUrls(False, 1.0)
     app = web.Application(middlewares=[_middleware], client_max_size=1 << 25)

@@ -276,3 +276,34 @@ async def test_a_tail_that_loses_redis_ends_with_an_error(
     assert kinds[-1] == "error"
     # A fleet that stops while Redis is away gives its answers up soon.
     redis.start()
+
+
+async def test_more_tails_than_may_wait_get_every_event(
+    start_gateway: Any, redis: RedisProcess
+) -> None:
+    gateway = await start_gateway(redis.url)
+    gateway.backend.script, gate = held(at=1, texts=("a", "b"))
+
+    async def tail(client: openai.AsyncOpenAI, response_id: str) -> list[int]:
+        stream = await client.responses.retrieve(response_id, stream=True)
+        return [event.sequence_number async for event in stream]
+
+    async with gateway.client() as client:
+        made = await begin(client)
+        await gateway.backend.is_holding.wait()
+        tails = [asyncio.create_task(tail(client, made.id)) for _ in range(40)]
+        found = await client.responses.retrieve(made.id)
+        assert found.status == "in_progress"
+        gate.set()
+        for numbers in await asyncio.gather(*tails):
+            assert numbers == list(range(len(numbers)))
+            assert len(numbers) == len(await tails[0])
+
+
+async def test_the_newer_protocol_of_redis_is_spoken_too(
+    start_gateway: Any, redis: RedisProcess
+) -> None:
+    gateway = await start_gateway(f"{redis.url}?protocol=3")
+    async with gateway.client() as client:
+        found = await ended(client, (await begin(client)).id)
+    assert found.output_text == "hello"

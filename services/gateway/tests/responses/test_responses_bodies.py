@@ -245,3 +245,15 @@ def test_items_say_which_response_made_them() -> None:
     assert response_of(name) == RESPONSE_ID
     assert response_of("msg_foreign") == ""
     assert len({item["id"] for item in parsed(input=user() * 3).items}) == 3
+
+
+def test_thoughts_that_another_encrypted_are_left_out() -> None:
+    own = item_id("rs", RESPONSE_ID, 0, is_output=True)
+    for name, signature in ((own, "secret"), ("rs_68af", "")):
+        items = [
+            {"type": "reasoning", "id": name, "summary": [], "encrypted_content": "secret"},
+            {"role": "assistant", "content": "x"},
+        ]
+        asked = parsed(input=items)
+        (message,) = asked.task(asked.items).messages
+        assert message.signature == signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -272,3 +273,13 @@ async def test_images_and_files_come_back_as_they_were(gateway: Any) -> None:
     assert [(image.data, image.offset) for image in message.images] == [(b"png", 4)]
     parts = [part.to_dict() for part in items.data[0].content]
     assert parts[1:] == [content[1] | {"detail": "auto"}, content[2]]
+
+
+async def test_many_answers_at_once_are_all_stored(gateway: Any) -> None:
+    async with gateway.client() as client:
+        made = await asyncio.gather(
+            *(client.responses.create(model="m", input=f"{n}") for n in range(100))
+        )
+        assert all(each.store for each in made)
+        for each in made[::25]:
+            assert (await client.responses.retrieve(each.id)).id == each.id
