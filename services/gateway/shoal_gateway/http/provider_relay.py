@@ -91,13 +91,13 @@ class _Ending:
 class ProviderRelay:
     """Asked before an answer is opened. `earlier` are the backends that come before providers."""
 
-    dialect: Dialect
     routing: Routing
     client: ProviderClient
     earlier: tuple[Backend, ...]
     meter: TokenMeter
     metrics: Metrics
     clock: Clock
+    dialect: Dialect
 
     async def relay(
         self, request: web.Request, body: dict[str, Any], task: ChatTask | None = None
