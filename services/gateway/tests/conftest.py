@@ -89,15 +89,19 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
         self.requests: list[Any] = []
         self.is_holding = asyncio.Event()
         self.is_cancelled = asyncio.Event()
+        self.running_count = 0
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.requests.append(request)
+        self.running_count += 1
         try:
             async for response in self._events(request):
                 yield response
         except asyncio.CancelledError:
             self.is_cancelled.set()
             raise
+        finally:
+            self.running_count -= 1
 
     async def _events(self, request: Any) -> AsyncIterator[Any]:
         if self.refusal is not None:
