@@ -27,7 +27,7 @@ from shoal_gateway.http.streaming import STREAM, BegunStream
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.providers import read_anthropic, read_openai
 from shoal_gateway.providers.client import ProviderClient, Upstream, encoded, too_large
-from shoal_gateway.providers.errors import ProviderAnswerBroken
+from shoal_gateway.providers.errors import ProviderAnswerBroken, reveal
 from shoal_gateway.providers.estimate import tokens_of_chars
 from shoal_gateway.providers.read_openai import parsed
 from shoal_gateway.providers.relay import RelayedStream, usage_fields, usage_from
@@ -50,7 +50,7 @@ class Dialect:
     path: str
     failure: Callable[[ShoalError], bytes]
     # What an error in its body or stream means.
-    error: Callable[[str, dict[str, Any]], Exception]
+    error: Callable[[str, dict[str, Any]], ShoalError]
     # Client headers that mean something to the provider.
     headers: tuple[str, ...] = ()
     # Only this provider speaks it; "" for all of the kind.
@@ -153,7 +153,7 @@ class ProviderRelay:
         raw = await upstream.read()
         value = parsed(upstream.provider, raw)
         if value.get("error"):
-            raise self.dialect.error(upstream.provider, value)
+            raise self._refusal(upstream, value)
         self._count(request, usage_from(usage_fields(raw)))
         return web.Response(body=raw, content_type="application/json")
 
@@ -177,7 +177,7 @@ class ProviderRelay:
                             request[STREAM] = BegunStream(response, ending)
                         await response.write(data)
                     if relayed.error:
-                        raise self.dialect.error(upstream.provider, relayed.error)
+                        raise self._refusal(upstream, relayed.error)
                     if relayed.waiting_size_bytes > size_bytes_max:
                         raise too_large(upstream.provider, size_bytes_max)
             if not response.prepared:
@@ -189,6 +189,12 @@ class ProviderRelay:
                 guess = Usage(tokens_of_chars(sent_size_bytes), relayed.event_count)
                 self._count(request, relayed.usage() or guess)
         return response
+
+    def _refusal(self, upstream: Upstream, value: dict[str, Any]) -> ShoalError:
+        error = self.dialect.error(upstream.provider, value)
+        if self.client.limits.shows_upstream_errors:
+            reveal(error)
+        return error
 
     def _count(self, request: web.Request, usage: Usage) -> None:
         self.meter.count(request[REQUEST_ID], request[CALLER].tenant, usage)

@@ -118,7 +118,9 @@ class ProviderKeys:
 
         Raises DatabaseUnreachable, SecretFileBroken.
         """
-        box = await asyncio.to_thread(self._box) if any(keys.values()) else None
+        box: SecretBox | None = None
+        if any(keys.values()):
+            box = SecretBox(await asyncio.to_thread(load_or_create_secret, self._secret_path))
         now = self._clock.time()
 
         def write(connection: Connection) -> None:
@@ -143,19 +145,15 @@ class ProviderKeys:
     def _is_fresh(self) -> bool:
         return self._read_at is not None and self._clock.monotonic() - self._read_at < FRESH_S
 
-    def _box(self) -> SecretBox:
-        return SecretBox(load_or_create_secret(self._secret_path))
-
     def _open_all(self, sealed: Mapping[str, bytes]) -> dict[str, str]:
         opened = {}
         for provider, data in sealed.items():
             try:
-                label, _, key = self._box().decrypt(data).decode().partition("\n")
-            except (CryptoError, SecretFileBroken) as err:
-                log.error(
-                    "stored provider key unreadable",
-                    extra={"provider": provider, "reason": type(err).__name__},
-                )
+                box = SecretBox(_read_secret(self._secret_path))
+                label, _, key = box.decrypt(data).decode().partition("\n")
+            except (CryptoError, SecretFileBroken, OSError) as err:
+                fields = {"provider": provider, "reason": type(err).__name__}
+                log.error("stored provider key unreadable", extra=fields)
                 continue
             if label == provider:
                 opened[provider] = key
@@ -181,6 +179,10 @@ def load_or_create_secret(path: Path) -> bytes:
             log.debug("secret made by another replica")
         finally:
             temporary.unlink()
+    return _read_secret(path)
+
+
+def _read_secret(path: Path) -> bytes:
     secret = path.read_bytes()
     if len(secret) != SecretBox.KEY_SIZE:
         raise SecretFileBroken(path, len(secret))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from shoal_common.errors import ShoalError
 from shoal_gateway.providers.errors import ProviderAnswerBroken, ProviderFault, from_status
 from shoal_gateway.providers.event_lines import ServerEvent
 from shoal_gateway.providers.read_openai import parsed
@@ -166,7 +167,7 @@ class AnthropicAnswer:
         )
 
 
-def error_of(provider: str, message: dict[str, Any]) -> Exception:
+def error_of(provider: str, message: dict[str, Any]) -> ShoalError:
     """The error that an event or body of type error means."""
     status = _ERROR_STATUS.get(text(obj(message.get("error")).get("type")))
     if status is None:

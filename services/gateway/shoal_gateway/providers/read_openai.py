@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from shoal_common.errors import ShoalError
 from shoal_gateway.providers.errors import ProviderAnswerBroken, ProviderFault, from_status
 from shoal_gateway.providers.estimate import prompt_tokens, tokens_of_chars
 from shoal_gateway.providers.event_lines import ServerEvent
@@ -192,7 +193,7 @@ def parsed(provider: str, data: bytes) -> dict[str, Any]:
     return value
 
 
-def error_of(provider: str, body: dict[str, Any]) -> Exception:
+def error_of(provider: str, body: dict[str, Any]) -> ShoalError:
     """The error that stands in the midst of a stream."""
     code = obj(body.get("error")).get("code") or body.get("status")
     status = int(str(code)) if re.fullmatch("[45][0-9][0-9]", str(code)) else 0
