@@ -14,6 +14,7 @@ from shoal_common.testing.clock import FakeClock
 from shoal_common.testing.redis import RedisProcess, start_redis
 from shoal_gateway.access import rates
 from shoal_gateway.access.rates import (
+    LEASE_S,
     Allowance,
     Buckets,
     Draw,
@@ -43,7 +44,7 @@ async def client(redis_process: RedisProcess) -> AsyncIterator[Redis]:
 def buckets(request: pytest.FixtureRequest) -> Buckets:
     if request.param == "local":
         return LocalBuckets(FakeClock())
-    return SharedBuckets(request.getfixturevalue("client"))
+    return SharedBuckets(request.getfixturevalue("client"), FakeClock())
 
 
 async def test_a_bucket_holds_its_limit_and_then_refuses(buckets: Buckets) -> None:
@@ -84,12 +85,43 @@ async def test_tokens_come_back_with_time() -> None:
 
 
 async def test_redis_forgets_a_bucket_that_is_full_again(client: Redis) -> None:
-    await SharedBuckets(client).take("a", 5)
+    await SharedBuckets(client, FakeClock()).take("a", 5)
     assert 0 < await client.pttl("shoal:rate:a") <= 60_000
 
 
+async def test_high_limits_ask_redis_once_a_second_and_never_grant_more(client: Redis) -> None:
+    limit, clock = 600, FakeClock()
+    one, two = SharedBuckets(client, clock), SharedBuckets(client, clock)
+    assert (await one.take("a", limit)).tokens == limit - 1
+    await client.delete("shoal:rate:a")
+    for left in range(8, -1, -1):
+        assert (await one.take("a", limit)).tokens == limit - 10 + left
+    assert not await client.exists("shoal:rate:a")
+    draws = [await buckets.take("a", limit) for _ in range(400) for buckets in (one, two)]
+    # Redis's own clock gives back ten a second meanwhile.
+    assert limit <= sum(draw.is_taken for draw in draws) < 790
+
+
+async def test_a_crowd_with_a_high_limit_loses_no_tokens(client: Redis) -> None:
+    buckets = SharedBuckets(client, FakeClock())
+    draws = await asyncio.gather(*(buckets.take("a", 600) for _ in range(100)))
+    assert all(draw.is_taken for draw in draws)
+    draws = [await buckets.take("a", 600) for _ in range(500)]
+    assert all(draw.is_taken for draw in draws)
+
+
+async def test_a_lease_ends(client: Redis) -> None:
+    clock = FakeClock()
+    buckets = SharedBuckets(client, clock)
+    await buckets.take("a", 600)
+    await client.delete("shoal:rate:a")
+    await clock.advance(LEASE_S)
+    await buckets.take("a", 600)
+    assert await client.exists("shoal:rate:a")
+
+
 async def test_the_script_survives_a_redis_that_forgot_it(client: Redis) -> None:
-    buckets = SharedBuckets(client)
+    buckets = SharedBuckets(client, FakeClock())
     assert (await buckets.take("a", 5)).is_taken
     await client.script_flush()
     assert (await buckets.take("a", 5)).is_taken

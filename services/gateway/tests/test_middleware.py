@@ -228,22 +228,18 @@ async def test_requests_at_once_are_bounded(start_fleet: Any, session: Any) -> N
             pass
 
 
-@pytest.mark.parametrize(
-    ("headers", "body", "session_id"),
-    [
+async def test_the_first_session_header_wins(fleet: Any, session: Any) -> None:
+    cases: list[tuple[dict[str, str], dict[str, str], str]] = [
         ({"session-id": "a", "session_id": "b"}, {}, "a"),
         ({"session_id": "b", "x-session-affinity": "c"}, {}, "b"),
         ({"x-session-affinity": "c", "x-client-request-id": "d"}, {}, "c"),
         ({"x-client-request-id": "d"}, {}, "d"),
         ({"session-id": "a"}, {"session_id": "mine"}, "mine"),
         ({}, {}, ""),
-    ],
-)
-async def test_the_first_session_header_wins(
-    fleet: Any, session: Any, headers: dict[str, str], body: dict[str, str], session_id: str
-) -> None:
-    assert (await chat(session, fleet, KEY | headers, **body))[0] == 200
-    assert fleet.router.opened[-1].session_id == session_id
+    ]
+    for headers, body, session_id in cases:
+        assert (await chat(session, fleet, KEY | headers, **body))[0] == 200
+        assert fleet.router.opened[-1].session_id == session_id, headers
 
 
 async def test_unknown_fields_pass_are_stripped_or_refused(

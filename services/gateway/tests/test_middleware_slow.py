@@ -59,15 +59,14 @@ async def test_trickling_head_bytes_buy_no_time(start_fleet: Any) -> None:
         writer.close()
 
 
-async def test_a_body_that_stops_is_answered_and_closed(start_fleet: Any) -> None:
+async def test_a_body_that_stops_is_answered(start_fleet: Any) -> None:
     async with start_fleet(read_timeout_s=0.1) as fleet:
         reader, writer = await connect(fleet)
         writer.write(head(1000) + b'{"messages": [')
         async with asyncio.timeout(10):
             answer = await reader.readuntil(b"\r\n")
             assert answer.startswith(b"HTTP/1.1 408")
-            rest = await reader.read()
-        assert b"body_too_slow" in rest
+            await reader.readuntil(b"body_too_slow")
         writer.close()
 
 
