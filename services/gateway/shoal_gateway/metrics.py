@@ -33,6 +33,11 @@ class Metrics:
         self.in_flight = Gauge(
             "shoal_gateway_in_flight", "Requests being answered.", registry=registry
         )
+        self.background_responses = Gauge(
+            "shoal_gateway_background_responses",
+            "Responses being answered without a connection.",
+            registry=registry,
+        )
         self.time_to_first_token = Histogram(
             "shoal_gateway_time_to_first_token_seconds",
             "Time from a parsed request to its first text.",

@@ -27,6 +27,8 @@ from shoal_gateway.task import Event, Finished
 
 log = logging.getLogger(__name__)
 
+# How soon a run that says nothing hears that another gateway was asked to cancel it.
+_BEAT_S = 1.0
 # How soon a write is tried again after one that found no Redis.
 _RETRY_S = 0.5
 # How long the end of an answer waits for Redis.
@@ -179,7 +181,8 @@ class _Run:
         """Say that somebody answers, and hear whether the answer is still wanted."""
         while True:
             is_waiting = self._clock.monotonic() < self._retry_at
-            await self._clock.sleep(_RETRY_S if is_waiting else self._store.limits.alive_s / 4)
+            pause_s = min(_BEAT_S, self._store.limits.alive_s / 4)
+            await self._clock.sleep(_RETRY_S if is_waiting else pause_s)
             await self._write(is_due=True)
 
     def _hold(self, events: list[WireEvent]) -> None:

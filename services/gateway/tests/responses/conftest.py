@@ -13,7 +13,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from shoal_common.clock import SystemClock
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import PromptTooLong, ShoalError
 from shoal_common.metrics import new_registry
 from shoal_common.testing.redis import RedisProcess, start_redis
@@ -141,8 +141,9 @@ async def _gateway(
     alive_s: float = 15.0,
     size_bytes_max: int = 1 << 20,
     relay: ResponsesRelay | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Gateway]:
-    backend, clock = ScriptedBackend(), SystemClock()
+    backend, clock = ScriptedBackend(), clock or SystemClock()
     client = connect(redis_url)
     store = ResponseStore(client, StoreLimits(3600.0, size_bytes_max, alive_s), clock)
     runs = BackgroundRuns(store, clock, background_max, drain_timeout_s)

@@ -9,6 +9,7 @@ import openai
 import pytest
 from redis import asyncio as redis_client
 
+from shoal_common.testing.clock import FakeClock
 from shoal_common.testing.redis import RedisProcess
 from shoal_gateway.task import Admitted, Finished, TextDelta, Usage
 
@@ -307,3 +308,43 @@ async def test_the_newer_protocol_of_redis_is_spoken_too(
     async with gateway.client() as client:
         found = await ended(client, (await begin(client)).id)
     assert found.output_text == "hello"
+
+
+async def test_an_end_that_cannot_be_stored_is_given_up_in_time(
+    start_gateway: Any, redis: RedisProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    gateway = await start_gateway(redis.url, clock=clock)
+    gateway.backend.script, gate = held(at=1, texts=("a", "b"))
+    async with gateway.client() as client:
+        made = await begin(client)
+        await gateway.backend.is_holding.wait()
+    redis.kill()
+    gate.set()
+    started_at = clock.monotonic()
+    async with asyncio.timeout(20):
+        while gateway.runs.count:
+            await clock.advance(0.5)
+    assert clock.monotonic() - started_at >= 60
+    (lost,) = [each for each in caplog.records if each.message == "background response lost"]
+    assert lost.response_id == made.id
+
+
+async def test_a_running_answer_is_said_to_live(start_gateway: Any, redis: RedisProcess) -> None:
+    """Long after its first sign of life would have expired nobody takes it for dead."""
+    gateway = await start_gateway(redis.url, alive_s=0.4)
+    gateway.backend.script, gate = held(at=1, texts=("a", "b"))
+    async with gateway.client() as client, redis_client.Redis.from_url(redis.url) as direct:
+        made = await begin(client)
+        key = f"shoal:response:{{{made.id}}}:alive"
+        await gateway.backend.is_holding.wait()
+        renewals, left_ms = 0, await direct.pttl(key)
+        async with asyncio.timeout(10):
+            while renewals < 3:
+                now_ms = await direct.pttl(key)
+                renewals += now_ms > left_ms
+                left_ms = now_ms
+        assert (await client.responses.retrieve(made.id)).status == "in_progress"
+        gate.set()
+        assert (await ended(client, made.id)).output_text == "ab"
+        assert not await direct.exists(key)
