@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -56,6 +57,7 @@ from shoal_gateway.local import LocalBackend
 from shoal_gateway.mcp_server.catalogue import FleetCatalogue, JoinedCatalogue, ModelCatalogue
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
+from shoal_gateway.parent import run_parent
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
 from shoal_gateway.probe import probe
 from shoal_gateway.prompt import Prompts
@@ -80,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the gateway until SIGTERM or SIGINT."""
     settings = load(Settings, argv)
     shoal_log.setup("gateway", settings.fleet.log_level, settings.fleet.log_format)
-    run_service(lambda: run(settings))
+    if settings.processes > 1:
+        flags = sys.argv[1:] if argv is None else argv
+        run_service(lambda: run_parent(settings, flags))
+    else:
+        run_service(lambda: run(settings))
 
 
 async def run(settings: Settings) -> None:
@@ -139,14 +145,14 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
             ProviderRelay, providers.routing, providers.client, (local, by_claude), meter, metrics
         )
         _add_chats(app, answers, Answers([local], meter=meter), relay, metrics, clock, settings)
-        ModelRoutes(directory, traits).add_to(app)
+        ModelRoutes(directory, traits, providers.models).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
         catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models)
         _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
         _add_responses(app, answers, shared, metrics, clock, settings, relay(clock, RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)
         EmbeddingRoutes(providers.routing, providers.client, meter).add_to(app)
-        HealthRoutes(directory, metrics).add_to(app)
+        HealthRoutes(directory, metrics, settings.metrics_address).add_to(app)
         KeyRoutes(gate).add_to(app)
         if settings.observability_enabled:
             RelayRoutes(directory, history, gate, metrics, clock).add_to(app)
@@ -249,7 +255,9 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, settings.listen_host, settings.listen_port)
+    site = web.TCPSite(
+        runner, settings.listen_host, settings.listen_port, reuse_port=settings.reuse_port or None
+    )
     await site.start()
     host, port = runner.addresses[0][:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -340,6 +348,7 @@ def _add_responses(
     )
     store = ResponseStore(shared, store_limits, clock)
     runs = BackgroundRuns(store, clock, settings.response_background_max, settings.drain_timeout_s)
+    metrics.background_responses.set_function(lambda: runs.count)
     ResponsesRoutes(
         answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay
     ).add_to(app)

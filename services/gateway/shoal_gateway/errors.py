@@ -20,6 +20,7 @@ Unavailable
 ├── DatabaseUnreachable  keys and accounts cannot be read now
 ├── StartupProbeFailed  the router does not answer at start
 ├── EmbedderMissing    nobody who makes embeddings serves that model
+├── ProcessNotStarted  one of several processes ended before it served
 ├── PeerUnreachable    another service's connection broke, or was never there
 └── StageSilent        nothing came from the head for too long
 """
@@ -208,6 +209,18 @@ class DatabaseUnreachable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the gateway's database does not answer now; try again")
+
+
+class ProcessNotStarted(Unavailable):
+    """A child of the parent process; its own log says why."""
+
+    reason = "PROCESS_NOT_STARTED"
+    retryable = False
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(
+            f"a gateway process ended with {exit_code} before it served; see the log above"
+        )
 
 
 class PeerRefused(Unavailable):

@@ -36,6 +36,13 @@ class Settings(ServiceSettings, service="gateway"):
     """Host name or IP address of the public HTTP server."""
     listen_port: int = Field(default=8800, ge=0, le=65535)
     """Port of the public HTTP server; 0 takes a free one."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """Processes that share the port; without Redis each counts rates for itself, and MCP sessions
+    are not kept."""
+    reuse_port: bool = False
+    """Let other processes of the same user listen on the port too (SO_REUSEPORT)."""
+    metrics_address: str = ""
+    """Side port whose `/metrics` the public port repeats; set for each of several processes."""
     router_address: str = "127.0.0.1:7002"
     """Address of the router, `host:port` or `unix:/path`."""
     shard_store_address: str = "127.0.0.1:7003"

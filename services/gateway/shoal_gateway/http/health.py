@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import aiohttp
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shoal_common.errors import ShoalError
+from shoal_gateway.errors import PeerUnreachable
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory
+
+_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class HealthRoutes:
 
     directory: ModelDirectory
     metrics: Metrics
+    # Whose metrics are shown instead of ours, where this is one of several processes.
+    metrics_address: str = ""
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/health", self.health)
@@ -43,5 +49,16 @@ class HealthRoutes:
         return web.json_response(body, status=200 if is_ready else 503)
 
     async def show_metrics(self, request: web.Request) -> web.Response:
-        body = generate_latest(self.metrics.registry)
+        body = await self._of_all() if self.metrics_address else self._own()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _own(self) -> bytes:
+        return generate_latest(self.metrics.registry)
+
+    async def _of_all(self) -> bytes:
+        url = f"http://{self.metrics_address}/metrics"
+        try:
+            async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.get(url) as got:
+                return await got.read()
+        except (aiohttp.ClientError, TimeoutError) as err:
+            raise PeerUnreachable("the parent process") from err
