@@ -171,7 +171,13 @@ async def test_models_are_listed_by_the_names_that_lead_to_them(admin: Admin) ->
             "models": ["groq-gpt-4o", "llama-3.3-70b-versatile", "groq-qwen/qwen3-32b"],
         },
     ]
-    # Both answers came from one question to each.
+    async with AsyncOpenAI(base_url=f"{admin.fleet.url}/v1", api_key=KEY) as client:
+        names = [model.id async for model in client.models.list()]
+        assert names[0] == "heavyweight"
+        assert set(names[1:]) == {model["id"] for model in answer["models"]}
+        shown = await client.models.retrieve("llama-3.3-70b-versatile")
+        assert shown.owned_by == "groq"
+    # All answers came from one question to each.
     assert admin.provider.list_count == 2
 
 

@@ -37,6 +37,23 @@ WEATHER: Any = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+CONVERSATION: Any = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Weather?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": "toolu_0",
+                "type": "function",
+                "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "toolu_0", "content": "snow"},
+    {"role": "user", "content": "And Rome?"},
+]
 
 
 @dataclass
@@ -200,25 +217,8 @@ async def test_anthropic_behind_openais_dialect(house: House) -> None:
             stop_reason="tool_use",
         )
     )
-    messages: Any = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Weather?"},
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [
-                {
-                    "id": "toolu_0",
-                    "type": "function",
-                    "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'},
-                }
-            ],
-        },
-        {"role": "tool", "tool_call_id": "toolu_0", "content": "snow"},
-        {"role": "user", "content": "And Rome?"},
-    ]
     async with house.client.chat.completions.stream(
-        model="claude-sonnet-4-6", messages=messages, tools=[WEATHER], temperature=1.5
+        model="claude-sonnet-4-6", messages=CONVERSATION, tools=[WEATHER], temperature=1.5
     ) as stream:
         final = await stream.get_final_completion()
     message = final.choices[0].message

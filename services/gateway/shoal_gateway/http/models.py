@@ -12,6 +12,7 @@ from shoal_common.errors import UnknownModel
 from shoal_gateway import limits
 from shoal_gateway.dialects import anthropic_models
 from shoal_gateway.models import ModelDirectory
+from shoal_gateway.providers.model_list import ProviderModel, ProviderModels
 from shoal_gateway.traits import ModelTraits, TraitsLibrary
 
 _STATE_NAMES = {
@@ -28,6 +29,7 @@ class ModelRoutes:
 
     directory: ModelDirectory
     traits: TraitsLibrary
+    hosted: ProviderModels
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/models", self.list_models)
@@ -36,12 +38,16 @@ class ModelRoutes:
 
     async def list_models(self, request: web.Request) -> web.Response:
         states = await self.directory.states(age_s_max=0.0)
+        names = {state.model for state in states}
+        others = [m for m in await self.hosted.listed() if m.model_id not in names]
         if _is_anthropic(request):
             infos = [_model_info(state) for state in states]
+            infos += [anthropic_models.model_info(m.model_id, m.context_length) for m in others]
             asked = anthropic_models.page_asked(request.query)
             return web.json_response(anthropic_models.page_of(infos, asked))
         known = await self.traits.of_all(states)
         models = [model_object(*pair) for pair in zip(states, known, strict=True)]
+        models += [hosted_object(model) for model in others]
         return web.json_response({"object": "list", "data": models})
 
     async def show_model(self, request: web.Request) -> web.Response:
@@ -53,6 +59,12 @@ class ModelRoutes:
                     return web.json_response(_model_info(state))
                 [traits] = await self.traits.of_all([state])
                 return web.json_response(model_object(state, traits))
+        for model in await self.hosted.listed():
+            if model.model_id == wanted:
+                if _is_anthropic(request):
+                    info = anthropic_models.model_info(wanted, model.context_length)
+                    return web.json_response(info)
+                return web.json_response(hosted_object(model))
         raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
 
 
@@ -63,6 +75,20 @@ def _is_anthropic(request: web.Request) -> bool:
 
 def _model_info(state: router_pb2.ModelState) -> dict[str, Any]:
     return anthropic_models.model_info(state.model, state.context_length)
+
+
+def hosted_object(model: ProviderModel) -> dict[str, Any]:
+    """What is said of a provider's model; null is what providers do not tell."""
+    return {
+        "id": model.model_id,
+        "object": "model",
+        "created": 0,
+        "owned_by": model.provider,
+        "is_ready": True,
+        "state": "ready",
+        "context_length": model.context_length or None,
+        "ctx_size": model.context_length or None,
+    }
 
 
 def model_object(state: router_pb2.ModelState, traits: ModelTraits) -> dict[str, Any]:
