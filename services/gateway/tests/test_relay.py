@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -58,6 +59,29 @@ async def test_a_request_is_found_with_its_tokens(fleet: Any, session: Any) -> N
     assert [entry["route"] for entry in listed["data"]] == ["/relay/requests"]
     assert (await get(session, f"{fleet.url}/relay/requests/req-unknown"))[0] == 404
     assert (await get(session, f"{fleet.url}/relay/requests?limit=no"))[0] == 400
+
+
+async def test_strangers_push_nobody_out_of_the_history(start_fleet: Any, session: Any) -> None:
+    async with start_fleet(request_history_limit=2) as fleet:
+        request_id = await chat(session, fleet)
+        async with aiohttp.ClientSession() as stranger:
+            for _ in range(3):
+                assert (await get(stranger, f"{fleet.url}/v1/models"))[0] == 401
+        assert (await get(session, f"{fleet.url}/relay/requests/{request_id}"))[0] == 200
+        _, stats = await get(session, f"{fleet.url}/relay/stats")
+        assert stats["requests"]["refused"] == 3
+
+
+async def test_a_running_request_is_listed_with_its_caller(fleet: Any, session: Any) -> None:
+    fleet.stage.hold = 0
+    running = asyncio.create_task(chat(session, fleet))
+    await fleet.stage.is_holding.wait()
+    _, listed = await get(session, f"{fleet.url}/relay/requests")
+    entry = listed["data"][1]
+    assert (entry["outcome"], entry["status"], entry["caller"]) == ("running", 0, "house")
+    assert entry["model"] == "heavyweight"
+    running.cancel()
+    await fleet.stage.is_cancelled.wait()
 
 
 async def test_stats_and_metrics(fleet: Any, session: Any) -> None:

@@ -46,6 +46,7 @@ ERROR_SHAPES: dict[str, Callable[[ShoalError], dict[str, Any]]] = {
 SHARED_PATHS = "/v1/models"
 REQUEST_ID = web.RequestKey("request_id", str)
 FAILED = web.RequestKey("failed", bool)
+ENTRY = web.RequestKey("entry", Entry)
 # Never seen by anyone: the client has gone.
 CLIENT_GONE_STATUS = 499
 
@@ -61,8 +62,7 @@ def make_middlewares(
         started_at = clock.monotonic()
         outcome, status = "cancelled", CLIENT_GONE_STATUS
         entry = Entry(request_id, request.method, _route_name(request), clock.time())
-        if request.path not in OPEN_PATHS:
-            history.begin(entry)
+        request[ENTRY] = entry
         metrics.in_flight.inc()
         try:
             with shoal_log.bind(request_id=request_id):
@@ -79,10 +79,8 @@ def make_middlewares(
             metrics.requests.labels(entry.route, outcome).inc()
             metrics.duration.labels(entry.route).observe(duration_s)
             fields = {"route": entry.route, "outcome": outcome, "request_id": request_id}
-            caller = request.get(CALLER)
-            if caller is not None:
-                entry.caller, entry.key_id = caller.name, caller.key_id
-                fields["key_id"] = caller.key_id
+            if entry.key_id:
+                fields["key_id"] = entry.key_id
             if request.path not in OPEN_PATHS:
                 history.asked(entry, request.get(RAW_BODY, b""))
                 history.end(entry, status, outcome, duration_s)
@@ -97,6 +95,8 @@ def make_middlewares(
             if is_preflight(request):
                 return preflight_answer(request)
             await _admit(request, gate)
+            # Only now: strangers must not push those who have a key out of the history.
+            history.begin(request[ENTRY])
             with gate.place(request.method, request.path):
                 return await handler(request)
         except ShoalError as err:
@@ -124,6 +124,8 @@ async def _admit(request: web.Request, gate: Gate) -> None:
         request[ALLOWANCE] = Allowance(err.limit, 0, err.reset_s, err.retry_after_s)
         raise
     request[CALLER] = admission.caller
+    request[ENTRY].caller = admission.caller.name
+    request[ENTRY].key_id = admission.caller.key_id
     if admission.allowance is not None:
         request[ALLOWANCE] = admission.allowance
 
