@@ -101,7 +101,7 @@ async def _serve(
             loop.remove_signal_handler(number)
 
 
-def _own_redis(
+def own_redis(
     options: UpOptions, environment: Mapping[str, str], port: int, terminal: Terminal
 ) -> OwnRedis | None:
     """The fleet's Redis; None where its gateway was given another, or none can be started."""
@@ -172,7 +172,7 @@ class _Start:
         self._terminal = terminal
         *ports, redis_port = pids.free_ports(4)
         self._ports = Ports(*ports)
-        self._redis = _own_redis(options, environment, redis_port, terminal)
+        self._redis = own_redis(options, environment, redis_port, terminal)
         self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program, self._redis)
         self._token = ""
         self._failing_since_s: dict[str, float] = {}

@@ -34,17 +34,18 @@ _SUMMARY_FIELDS = ("tenant", "status", "created_at", "model", "is_background", "
 
 # KEYS: record, log, alive. ARGV: milliseconds a record is kept, milliseconds until the producer
 # must write again, new status or "", its object, then the id and frame of each event.
-_APPEND = """
+_APPEND = f"""
+local is_terminal = {{{", ".join(f"{status}=true" for status in TERMINAL)}}}
 local known = redis.call('HMGET', KEYS[1], 'status', 'is_cancelled')
 if not known[1] then return 'gone' end
-if TERMINAL[known[1]] then return 'ended' end
+if is_terminal[known[1]] then return 'ended' end
 local last = 0
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 if newest[1] then last = tonumber(string.match(newest[1][1], '%-(%d+)$')) end
 for at = 5, #ARGV, 2 do
   if tonumber(ARGV[at]) > last then
     local name = 'frame'
-    if at + 2 > #ARGV and TERMINAL[ARGV[3]] then name = 'last_frame' end
+    if at + 2 > #ARGV and is_terminal[ARGV[3]] then name = 'last_frame' end
     redis.call('XADD', KEYS[2], '0-' .. ARGV[at], name, ARGV[at + 1])
   end
 end
@@ -52,14 +53,14 @@ redis.call('PEXPIRE', KEYS[2], ARGV[1])
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'status', ARGV[3], 'response', ARGV[4])
 end
-if TERMINAL[ARGV[3]] then
+if is_terminal[ARGV[3]] then
   redis.call('DEL', KEYS[3])
 else
   redis.call('SET', KEYS[3], '1', 'PX', ARGV[2])
 end
 if known[2] then return 'cancelled' end
 return 'going'
-""".replace("TERMINAL[", "({%s})[" % ",".join(f"{status}=true" for status in TERMINAL))  # noqa: UP031
+"""
 # KEYS: record.
 _CANCEL = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
