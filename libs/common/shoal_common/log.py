@@ -10,10 +10,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import TextIO
 
 from opentelemetry import trace
@@ -68,11 +69,10 @@ _SECRET_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 # Every match of a pattern above holds one of these, in some case.
-_SECRET_MARKS = (
-    "authorization", "cookie", "bearer", "sk-", "sk_", "nvapi-", "hf_", "gho_", "ghp_", "ghs_",
-    "ghu_", "xoxa-", "xoxb-", "xoxp-", "gsk_", "apikey", "api_key", "api-key", "token", "secret",
-    "passw", "key=", "auth=", "://",
-)  # fmt: skip
+_SECRET_MARK = re.compile(
+    r"authorization|cookie|bearer|sk[-_]|nvapi-|hf_|gh[opsu]_|xox[abp]-|api[-_]?key|token|secret"
+    r"|passw|key=|auth=|://"
+)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -93,7 +93,7 @@ def may_hold_secret(text: str) -> bool:
         # Beyond ASCII a letter may equal another one, as the long s does.
         return True
     lower = text.lower()
-    return any(mark in lower for mark in _SECRET_MARKS)
+    return _SECRET_MARK.search(lower) is not None
 
 
 @contextmanager
@@ -146,6 +146,7 @@ class JsonFormatter(logging.Formatter):
         super().__init__()
         self._service = service
         self._secrets = secrets
+        self._escaped_secrets = tuple(json.dumps(s, ensure_ascii=False)[1:-1] for s in secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -153,15 +154,19 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
-            "event": redact(record.getMessage(), self._secrets),
+            "event": record.getMessage(),
         }
         fields = _fields(record)
         line.update({n: v for n, v in fields.items() if n not in line})
         line.update({f"field_{n}": v for n, v in fields.items() if n in line and line[n] is not v})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        cleaned = {name: _clean(value, self._secrets) for name, value in line.items()}
-        return json.dumps(cleaned, ensure_ascii=False)
+        text = json.dumps(_clean(line, str), ensure_ascii=False)
+        # One look at the line instead of one at each field; no mark changes when JSON escapes it.
+        if may_hold_secret(text) or any(secret in text for secret in self._escaped_secrets):
+            hidden = _clean(line, partial(redact, secrets=self._secrets))
+            return json.dumps(hidden, ensure_ascii=False)
+        return text
 
 
 class TextFormatter(logging.Formatter):
@@ -173,10 +178,10 @@ class TextFormatter(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
+        hide = partial(redact, secrets=self._secrets)
         time = _time(record).astimezone().strftime("%H:%M:%S.%f")[:-3]
         fields = "".join(
-            f" {name}={_one_line(_clean(value, self._secrets))}"
-            for name, value in _fields(record).items()
+            f" {name}={_one_line(_clean(value, hide))}" for name, value in _fields(record).items()
         )
         event = redact(record.getMessage(), self._secrets).replace("\n", "\\n")
         text = f"{time} {record.levelname.lower():<8} {self._service} {event}{fields}"
@@ -203,19 +208,23 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 def _hidden_by_name(name: str, value: object) -> object:
     if isinstance(value, Mapping):
         return {str(n): _hidden_by_name(str(n), v) for n, v in value.items()}
-    is_hidden = _SECRET_FIELD.match(name) or name.lower() in _TEXT_FIELD
-    return REDACTED if is_hidden and value not in (None, "") else value
+    return REDACTED if _is_secret_name(name) and value not in (None, "") else value
 
 
-def _clean(value: object, secrets: tuple[str, ...]) -> object:
-    """`value` as JSON can hold it, with secrets taken out of every string."""
+@lru_cache(maxsize=1024)
+def _is_secret_name(name: str) -> bool:
+    return bool(_SECRET_FIELD.match(name)) or name.lower() in _TEXT_FIELD
+
+
+def _clean(value: object, hide: Callable[[str], str]) -> object:
+    """`value` as JSON can hold it, with `hide` applied to every string but names."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _clean(item, secrets) for name, item in value.items()}
+        return {str(name): _clean(item, hide) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(item, secrets) for item in value]
-    return redact(str(value), secrets)
+        return [_clean(item, hide) for item in value]
+    return hide(str(value))
 
 
 def _one_line(value: object) -> str:
