@@ -244,7 +244,7 @@ async def test_malformed_bodies_over_http_are_never_a_server_error(fleet: Any) -
             statuses[response.status] += 1
             if response.status == 503:
                 # Nothing is stored without a Redis.
-                assert json.loads(text)["error"]["code"] == "store_missing", text
+                assert json.loads(text)["error"]["code"] == "response_store_unreachable", text
                 continue
             assert response.status < 500, f"seed {SEED}, body {index}: {path} {raw[:2000]!r} {text}"
             if response.status >= 400:

@@ -20,6 +20,9 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -84,6 +87,11 @@ POSITIVE_ONLY = frozenset(
         "POST /responses/{response_id}/cancel",
     }
 )
+# The same, as the official client reads them.
+CLIENT_EVENTS: dict[str, TypeAdapter[Any]] = {
+    "/chat/completions": TypeAdapter(ChatCompletionChunk),
+    "/responses": TypeAdapter(ResponseStreamEvent),
+}
 # What this gateway refuses by name, or a small model has no room for.
 UNSUPPORTED = {
     "/chat/completions": ("functions", "function_call", "audio", "web_search_options", "tools"),
@@ -132,6 +140,7 @@ def check_events(path: str, text: str) -> int:
         validator = event_validator(schema_of(path, event))
         problems = [str(problem) for problem in validator.iter_errors(event)]
         assert not problems, f"{line}\n{problems}"
+        CLIENT_EVENTS[path].validate_json(line[6:], strict=True)
     assert lines
     return len(lines)
 
