@@ -262,6 +262,15 @@ async def test_anthropic_behind_openais_dialect(house: House) -> None:
     ]
 
 
+async def test_one_connection_serves_one_answer_after_another(house: House) -> None:
+    house.provider.says(openai_stream("a"))
+    for _ in range(3):
+        await house.client.chat.completions.create(model="gpt-4o", messages=HELLO, **TRANSLATED)
+    house.provider.says(said("b"))
+    await house.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    assert len({seen.peer_port for seen in house.provider.seen}) == 1
+
+
 async def test_anthropics_usage_counts_cached_tokens_as_prompt(house: House) -> None:
     house.provider.says(anthropic_stream(anthropic_text("hi")))
     answer = await house.client.chat.completions.create(model="claude-haiku-4-5", messages=HELLO)

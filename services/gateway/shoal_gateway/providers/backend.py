@@ -109,7 +109,9 @@ async def _events_of(
                     yield event
                 if reader.is_done:
                     break
-        if not reader.is_done:
+        if reader.is_done:
+            await upstream.settle()
+        else:
             for event in _read(reader, lines.flush(), answer):
                 yield event
     for event in reader.finish():

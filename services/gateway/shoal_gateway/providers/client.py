@@ -5,6 +5,7 @@ Owns what a provider's status and silence mean; does not know what is asked.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 ANTHROPIC_VERSION = "2023-06-01"
 ERROR_BODY_BYTES_MAX = 64 * 1024
 IDLE_CONNECTION_S = 60.0
+END_TIMEOUT_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ class Upstream:
             raise ProviderSilent(self._provider, self._limits.idle_timeout_s) from err
         except aiohttp.ClientError as err:
             raise ProviderAnswerBroken(self._provider, "broke off") from err
+
+    async def settle(self) -> None:
+        """Nothing more is wanted: the connection can serve again if the body's end is near."""
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                while await self._response.content.readany():
+                    continue
+        except (TimeoutError, aiohttp.ClientError):
+            log.debug("no end after the last event", extra={"provider": self._provider})
 
     async def read(self) -> bytes:
         """The whole body. Raises ProviderFailed."""

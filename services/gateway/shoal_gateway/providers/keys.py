@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SECRET_FILE_NAME = "provider_keys.key"
 FRESH_S = 2.0
+READ_TIMEOUT_S = 3.0
 Source = Literal["stored", "environment", ".env"]
 
 KEYS = sqlalchemy.Table(
@@ -91,9 +92,11 @@ class ProviderKeys:
             if self._is_fresh():
                 return
             try:
-                sealed, self._switches = await self._database.run(_read)
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    sealed, self._switches = await self._database.run(_read)
                 self._stored = await asyncio.to_thread(self._open_all, sealed)
-            except DatabaseUnreachable:
+            except (DatabaseUnreachable, TimeoutError):
+                # What was known stays true for as long as nobody says otherwise.
                 log.warning("stored provider keys unread")
             self._read_at = self._clock.monotonic()
 

@@ -34,6 +34,8 @@ class Seen:
     path: str
     headers: Mapping[str, str]
     body: dict[str, Any]
+    # Tells connections apart.
+    peer_port: int = 0
 
 
 class FakeProvider:
@@ -53,7 +55,9 @@ class FakeProvider:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
-        self.seen.append(Seen(request.path, dict(request.headers), body))
+        assert request.transport is not None
+        port = request.transport.get_extra_info("peername")[1]
+        self.seen.append(Seen(request.path, dict(request.headers), body, port))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         response = web.StreamResponse(status=reply.status, headers=dict(reply.headers))
         response.content_type = reply.content_type
