@@ -1,4 +1,4 @@
-"""A provider on this machine that plays back what real ones have been seen to send."""
+"""A provider on this machine that answers in the documented shapes of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
