@@ -379,6 +379,8 @@ def test_thinking_in_each_wire() -> None:
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 2048}
     assert body["max_tokens"] == 2058
     assert "temperature" not in body
+    within = replace(task, max_tokens=5000, thinking=Thinking("on", 2000))
+    assert wire_anthropic.body_of(within, endpoint("anthropic"), 5)["max_tokens"] == 5000
     # A turn that began without thoughts goes on without.
     called = Message("assistant", "", tool_calls=(ToolCall("c", "f", "broken"),))
     body = wire_anthropic.body_of(replace(task, messages=(*HI, called)), endpoint("anthropic"), 5)

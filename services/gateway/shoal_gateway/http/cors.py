@@ -18,6 +18,7 @@ _EXPOSED = ", ".join(
         "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests",
         "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-limit",
         "anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset",
+        "mcp-session-id", "mcp-protocol-version",
     ]
 )  # fmt: skip
 

@@ -34,8 +34,9 @@ def body_of(task: ChatTask, endpoint: Endpoint, max_tokens_default: int) -> dict
     body |= thinking
     is_thinking = thinking.get("thinking", {}).get("type") == "enabled"
     if is_thinking:
-        # The budget is part of max_tokens there; callers mean the answer.
-        body["max_tokens"] += thinking["thinking"]["budget_tokens"]
+        if task.thinking.budget_tokens is None:
+            # Part of max_tokens there; who named no budget means the answer.
+            body["max_tokens"] += thinking["thinking"]["budget_tokens"]
         if body.get("tool_choice", {}).get("type") in ("any", "tool"):
             body["tool_choice"] = {"type": "auto"}
     else:
