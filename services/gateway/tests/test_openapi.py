@@ -33,6 +33,8 @@ from schemathesis.specs.openapi.checks import (
 from shoal_common.testing.redis import start_redis
 
 KEY = "k" * 64
+# The gateway runs in this process too, and draws its ids while a case is drawn.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 
 def with_nulls(value: Any) -> Any:

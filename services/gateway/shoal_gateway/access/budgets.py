@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from sqlalchemy import BigInteger, Column, Connection, String, Table, select, text
 
@@ -55,7 +56,7 @@ class Budgets:
     @property
     def month(self) -> str:
         """The month that counts now, `2026-11`."""
-        return datetime.fromtimestamp(self._clock.time(), UTC).strftime("%Y-%m")
+        return _month_of(int(self._clock.time() // 3600))
 
     def count(self, tenant: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Add what an answer used."""
@@ -120,6 +121,12 @@ class Budgets:
             self._leaving = Counter()
         for account in accounts:
             self._totals.pop(account, None)
+
+
+@lru_cache(maxsize=4)
+def _month_of(hour: int) -> str:
+    """By whole hours since 1970: months begin with one."""
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m")
 
 
 def _total(connection: Connection, account: _Account) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
@@ -59,6 +60,7 @@ def _hops(headers: Mapping[str, str]) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def _parse(text: str) -> Address | None:
     """An address with or without port and brackets; mapped IPv4 is IPv4."""
     text = text.strip()

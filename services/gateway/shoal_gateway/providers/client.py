@@ -6,7 +6,6 @@ Owns what a provider's status and silence mean; does not know what is asked.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -214,7 +213,8 @@ def auth_headers(endpoint: Endpoint) -> dict[str, str]:
 
 
 def encoded(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    """As JSON. Bodies were read from JSON or made of checked values, so all of it is text."""
+    return orjson.dumps(body)
 
 
 def retry_after_s(value: str, now: float) -> float | None:

@@ -8,8 +8,8 @@ is how the provider itself begins its models' names, and goes upstream as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 WireKind = Literal["openai", "anthropic"]
@@ -129,7 +129,8 @@ def open_provider(name: str, kind: WireKind = "openai") -> Provider:
     return Provider(name, name, "", (), kind=kind, knobs=OPEN_KNOBS, is_open=kind == "openai")
 
 
-def provider_of(model: str, providers: Iterable[Provider] = PROVIDERS) -> Provider | None:
+@lru_cache(maxsize=1024)
+def provider_of(model: str, providers: tuple[Provider, ...] = PROVIDERS) -> Provider | None:
     """Whose the name is by its beginning; None if nobody's."""
     for provider in providers:
         if provider.host_prefix and _begins(model, provider.host_prefix):
