@@ -191,6 +191,21 @@ async def test_anthropics_client_meets_anthropic_itself(house: House) -> None:
     assert data.rpartition(b"event: ")[2].startswith(b"error\n")
 
 
+async def test_tools_and_blocks_that_only_anthropic_has_reach_it(house: House) -> None:
+    house.provider.says(anthropic_stream(anthropic_text("read")))
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+    fields = {
+        "max_tokens": 9,
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+        "messages": [{"role": "user", "content": [{"type": "document", "source": source}]}],
+    }
+    await house.raw_stream("/v1/messages", model="claude-haiku-4-5", **fields)
+    (seen,) = house.provider.seen
+    assert seen.body.items() >= fields.items()
+    async with house.http.post("/v1/messages", json={"model": "heavyweight"} | fields) as answer:
+        assert answer.status == 400
+
+
 async def test_responses_go_to_openai_as_they_are(house: House) -> None:
     usage = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
     body = {"id": "resp_1", "object": "response", "model": "gpt-5", "output": [], "usage": usage}

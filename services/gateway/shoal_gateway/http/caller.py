@@ -53,6 +53,11 @@ def for_caller(request: web.Request, task: ChatTask) -> ChatTask:
     )
 
 
+def passes_unknown(request: web.Request) -> bool:
+    """Fields that nobody here knows may go to a provider of the client's own dialect."""
+    return request.app.get(FIELD_POLICY, FieldPolicy()).unknown == "pass_through"
+
+
 def session_of(request: web.Request) -> str:
     """The session that the headers name; "" where none does."""
     for name in SESSION_HEADERS:

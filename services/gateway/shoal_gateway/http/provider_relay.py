@@ -15,6 +15,7 @@ from aiohttp import web
 
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
+from shoal_gateway import limits
 from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.answers import Backend
 from shoal_gateway.dialects import anthropic_render, sse
@@ -104,7 +105,8 @@ class ProviderRelay:
     ) -> web.StreamResponse | None:
         """The provider's answer as it is; None where this is not the way.
 
-        `body` has been checked; `task` is what it means. Raises what the provider's client does.
+        `task` is what `body` means, None where that is for the provider to judge. Raises what the
+        provider's client does.
         """
         endpoint = await self._endpoint(str(body.get("model") or ""))
         if endpoint is None or not _is_plain(request, body, task, endpoint):
@@ -137,7 +139,7 @@ class ProviderRelay:
                     await guarded.pause_before_retry(err)
 
     async def _endpoint(self, model: str) -> Endpoint | None:
-        if model in ("", "auto"):
+        if model in ("", "auto") or len(model) > limits.MODEL_NAME_CHARS_MAX:
             return None
         endpoint = await self.routing.endpoint(model)
         if endpoint is None or endpoint.provider.kind != self.dialect.kind:
