@@ -65,6 +65,7 @@ from shoal_gateway.providers.assembly import ProviderConfig, open_providers
 from shoal_gateway.providers.claude_cli import ClaudeBackend, ClaudeCli, ClaudeConfig
 from shoal_gateway.providers.client import ClientLimits
 from shoal_gateway.providers.keys import SECRET_FILE_NAME, FoundKey
+from shoal_gateway.providers.last_word import LastWord
 from shoal_gateway.providers.routing import NamedModel, RoutingRules
 from shoal_gateway.providers.table import PROVIDERS
 from shoal_gateway.responses.background import BackgroundRuns
@@ -134,7 +135,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         claude = ClaudeCli(_claude_config(settings), providers.keys)
         by_claude = ClaudeBackend(claude)
         # Who refuses a name in the end is the fleet.
-        answers = Answers([local, by_claude, providers.backend, local], images, meter)
+        answers = Answers([local, by_claude, providers.backend, LastWord(local)], images, meter)
         app = web.Application(
             client_max_size=settings.max_request_body_bytes,
             middlewares=make_middlewares(gate, history, metrics, clock),

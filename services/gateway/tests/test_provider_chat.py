@@ -157,7 +157,7 @@ async def test_unknown_models_are_refused_by_the_fleet(house: House) -> None:
     with pytest.raises(openai.NotFoundError, match="known: heavyweight"):
         await house.client.chat.completions.create(model="nobody-knows", messages=HELLO)
     # A provider without a key is no provider.
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match="DEEPSEEK_API_KEY"):
         await house.client.chat.completions.create(model="deepseek-chat", messages=HELLO)
     assert house.provider.seen == []
 

@@ -24,6 +24,8 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
+    # Without the versions that aiohttp would name.
+    "Server": "shoal",
 }
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
 

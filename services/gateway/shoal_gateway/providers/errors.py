@@ -1,6 +1,7 @@
 """What can go wrong at a provider.
 
 InvalidRequest
+├── ProviderKeyMissing       nobody here has the model, and a provider that has it no key
 └── ProviderRefusedRequest   it finds the request wrong, or has no such model
 Unavailable
 └── ProviderFailed
@@ -21,7 +22,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import grpc
+
 from shoal_common.errors import InvalidRequest, ShoalError, Unavailable
+from shoal_gateway.providers.table import Provider
 
 UPSTREAM_CHARS_MAX = 500
 
@@ -58,6 +62,21 @@ class ProviderLacksModel(ProviderRefusedRequest):
 
     reason = "PROVIDER_LACKS_MODEL"
     http_status = 404
+
+
+class ProviderKeyMissing(InvalidRequest):
+    """The fleet has no such model, and a provider that has it no key."""
+
+    reason = "PROVIDER_KEY_MISSING"
+    grpc_code = grpc.StatusCode.NOT_FOUND
+    http_status = 404
+
+    def __init__(self, model: str, provider: Provider) -> None:
+        super().__init__(
+            f"the fleet has no model '{model}'; {provider.label} answers it once its key is set: "
+            f"{provider.key_variables[0]}, or PUT /api/admin/providers",
+            param="model",
+        )
 
 
 class ProviderRefusedKey(ProviderFailed):
