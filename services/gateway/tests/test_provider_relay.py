@@ -191,6 +191,17 @@ async def test_anthropics_client_meets_anthropic_itself(house: House) -> None:
     assert data.rpartition(b"event: ")[2].startswith(b"error\n")
 
 
+async def test_parts_that_only_openai_knows_reach_it(house: House) -> None:
+    house.provider.says(openai_stream("heard"))
+    parts = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]
+    messages = [{"role": "user", "content": parts}]
+    await house.raw_stream("/v1/chat/completions", model="gpt-4o", messages=messages)
+    assert house.provider.seen[0].body["messages"] == messages
+    wrong = {"model": "gpt-4o", "messages": HELLO, "stream": True, "stream_options": 5}
+    async with house.http.post("/v1/chat/completions", json=wrong) as answer:
+        assert answer.status == 400
+
+
 async def test_tools_and_blocks_that_only_anthropic_has_reach_it(house: House) -> None:
     house.provider.says(anthropic_stream(anthropic_text("read")))
     source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}

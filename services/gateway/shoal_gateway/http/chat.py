@@ -15,7 +15,7 @@ from shoal_gateway.collect import Collected, collect
 from shoal_gateway.dialects import openai_chat
 from shoal_gateway.dialects.openai_render import ChatEnvelope, ChatStream
 from shoal_gateway.http.body import read_object
-from shoal_gateway.http.caller import for_caller
+from shoal_gateway.http.caller import for_caller, passes_unknown
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.provider_relay import ProviderRelay
 from shoal_gateway.http.streaming import write_stream
@@ -39,11 +39,14 @@ class ChatRoutes:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await read_object(request)
-        chat = openai_chat.parse(body, self.is_strict)
+        # A provider of this dialect knows more of it than anybody here, and judges it itself.
+        may_pass = passes_unknown(request) and not self.is_strict
+        chat = None if may_pass else openai_chat.parse(body, self.is_strict)
         if self.relay is not None:
-            relayed = await self.relay.relay(request, body, chat.task)
+            relayed = await self.relay.relay(request, body, chat.task if chat is not None else None)
             if relayed is not None:
                 return relayed
+        chat = chat or openai_chat.parse(body, self.is_strict)
         request_id = request[REQUEST_ID]
         task = for_caller(request, chat.task)
         opened = await open_choices(self.answers, request_id, task)

@@ -22,7 +22,7 @@ from shoal_gateway.dialects import anthropic_render, sse
 from shoal_gateway.dialects.openai_render import error_object
 from shoal_gateway.dialects.responses_render import StoredStream
 from shoal_gateway.http import sse as http_sse
-from shoal_gateway.http.caller import CALLER, FIELD_POLICY, FieldPolicy
+from shoal_gateway.http.caller import CALLER, passes_unknown
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.streaming import STREAM, BegunStream
 from shoal_gateway.metrics import Metrics
@@ -108,8 +108,9 @@ class ProviderRelay:
         `task` is what `body` means, None where that is for the provider to judge. Raises what the
         provider's client does.
         """
-        endpoint = await self._endpoint(str(body.get("model") or ""))
-        if endpoint is None or not _is_plain(request, body, task, endpoint):
+        model = body.get("model")
+        endpoint = await self._endpoint(model) if isinstance(model, str) else None
+        if endpoint is None or not self._is_plain(request, body, task, endpoint):
             return None
         sent = body | {"model": endpoint.model}
         drops_usage = False
@@ -119,7 +120,7 @@ class ProviderRelay:
             sent["stream_options"] = options | {"include_usage": True}
         data = encoded(sent)
         passed = {n: request.headers[n] for n in self.dialect.headers if n in request.headers}
-        self.meter.answered_by(request[REQUEST_ID], str(body["model"]))
+        self.meter.answered_by(request[REQUEST_ID], body["model"])
         async with self.client.gate(endpoint).request(endpoint.model) as guarded:
             while True:
                 try:
@@ -137,6 +138,29 @@ class ProviderRelay:
                     if request.get(STREAM) is not None:
                         raise
                     await guarded.pause_before_retry(err)
+
+    def _is_plain(
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        task: ChatTask | None,
+        endpoint: Endpoint,
+    ) -> bool:
+        """Nothing in the body must be left out, renamed or fetched."""
+        if task is not None:
+            if any(image.url for message in task.messages for image in message.images):
+                return False
+            if task.extras and not passes_unknown(request):
+                return False
+        if self.dialect is not CHATS:
+            return True
+        provider = endpoint.provider
+        if provider.max_tokens_field != "max_tokens" and body.get("max_tokens") is not None:
+            return False
+        if not isinstance(body.get("stream_options") or {}, dict):
+            return False
+        refused = provider.refused if provider.is_open else provider.refused | _OPEN_FIELDS
+        return not (refused & body.keys() or ("stream_options" in refused and body.get("stream")))
 
     async def _endpoint(self, model: str) -> Endpoint | None:
         if model in ("", "auto") or len(model) > limits.MODEL_NAME_CHARS_MAX:
@@ -202,23 +226,3 @@ class ProviderRelay:
         self.meter.count(request[REQUEST_ID], request[CALLER].tenant, usage)
         self.metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
         self.metrics.tokens.labels("completion").inc(usage.completion_tokens)
-
-
-def _is_plain(
-    request: web.Request, body: dict[str, Any], task: ChatTask | None, endpoint: Endpoint
-) -> bool:
-    """Nothing in the body must be left out, renamed or fetched."""
-    if task is None:
-        return True
-    provider = endpoint.provider
-    if any(image.url for message in task.messages for image in message.images):
-        return False
-    policy = request.app.get(FIELD_POLICY, FieldPolicy())
-    if task.extras and policy.unknown == "strip":
-        return False
-    if provider.kind == "anthropic":
-        return True
-    if provider.max_tokens_field != "max_tokens" and body.get("max_tokens") is not None:
-        return False
-    refused = provider.refused if provider.is_open else provider.refused | _OPEN_FIELDS
-    return not (refused & body.keys()) and not ("stream_options" in refused and body.get("stream"))

@@ -71,9 +71,9 @@ class ProviderKeyMissing(InvalidRequest):
     grpc_code = grpc.StatusCode.NOT_FOUND
     http_status = 404
 
-    def __init__(self, model: str, provider: Provider) -> None:
+    def __init__(self, refusal: str, provider: Provider) -> None:
         super().__init__(
-            f"the fleet has no model '{model}'; {provider.label} answers it once its key is set: "
+            f"{refusal}; {provider.label} answers it once its key is set: "
             f"{provider.key_variables[0]}, or PUT /api/admin/providers",
             param="model",
         )

@@ -34,4 +34,4 @@ class LastWord:
 
 def _refusal(model: str, unknown: UnknownModel) -> InvalidRequest:
     provider = provider_of(model)
-    return unknown if provider is None else ProviderKeyMissing(model, provider)
+    return unknown if provider is None else ProviderKeyMissing(str(unknown), provider)
