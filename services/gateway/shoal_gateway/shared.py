@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from redis import asyncio as redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -28,4 +32,25 @@ def connect(url: str) -> redis.Redis | None:
         retry=Retry(NoBackoff(), 1),
         health_check_interval=30,
     )
+    pool.connection_class = _cancellable(pool.connection_class)
     return redis.Redis.from_pool(pool)
+
+
+def _cancellable(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Connections of that kind on which cancelling a task always ends it.
+
+    They send within asyncio.wait_for, which before Python 3.12 loses a cancellation that comes when
+    what it waits for is just done.
+    """
+
+    class Cancellable(kind):  # type: ignore[valid-type, misc]
+        async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+            task = asyncio.current_task()
+            before = task.cancelling() if task is not None else 0
+            await super().send_packed_command(*arguments, **options)
+            if task is not None and task.cancelling() > before:
+                # The answer that is on its way must not be taken for the next one's.
+                await self.disconnect(nowait=True)
+                raise asyncio.CancelledError
+
+    return Cancellable
