@@ -10,6 +10,9 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from shoal_gateway.dialects.openai_render import ChatEnvelope, ChatStream
+from shoal_gateway.task import TextDelta
+
 KEY = "k" * 64
 HELLO: Any = [{"role": "user", "content": "hi"}]
 
@@ -48,6 +51,14 @@ async def test_streamed_choices_are_accumulated(fleet: Any, client: AsyncOpenAI)
     assert {choice.finish_reason for choice in final.choices} == {"stop"}
     assert final.usage is not None
     assert final.usage.completion_tokens == 3 * (len(fleet.stage.reply_ids) + 1)
+
+
+def test_choices_begin_in_order_whoever_speaks_first() -> None:
+    stream = ChatStream(ChatEnvelope("id", 0, "m"), choice_count=3, wants_usage=False)
+    lines = stream.feed((2, TextDelta("hi"))).decode().splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line]
+    assert [chunk["choices"][0]["index"] for chunk in chunks] == [0, 1, 2, 2]
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks[:3]] == ["assistant"] * 3
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None}])

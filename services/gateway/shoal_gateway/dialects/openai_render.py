@@ -77,29 +77,29 @@ class ChatStream:
         self._envelope = envelope
         self._choice_count = choice_count
         self._wants_usage = wants_usage
-        self._begun: set[int] = set()
+        self._is_begun = False
         self._usages: list[Usage] = []
 
     def feed(self, item: tuple[int, Event]) -> bytes:
         index, event = item
         match event:
             case Admitted():
-                return self._begin(index)
+                return self._begin()
             case Finished():
-                return self._begin(index) + self._finish(index, event)
+                return self._begin() + self._finish(index, event)
             case TextDelta():
                 logprobs = None
                 if self._envelope.wants_logprobs:
                     logprobs = _logprobs(event.logprobs)
-                return self._begin(index) + self._delta(
+                return self._begin() + self._delta(
                     index, {"content": event.text}, logprobs=logprobs
                 )
             case ReasoningDelta():
                 if not event.text:
                     return b""
-                return self._begin(index) + self._delta(index, {"reasoning_content": event.text})
+                return self._begin() + self._delta(index, {"reasoning_content": event.text})
             case ToolCallStarted() | ToolCallDelta():
-                return self._begin(index) + self._delta(index, {"tool_calls": [_call_part(event)]})
+                return self._begin() + self._delta(index, {"tool_calls": [_call_part(event)]})
             case _:
                 return b""
 
@@ -109,11 +109,13 @@ class ChatStream:
     def failure(self, error: ShoalError) -> bytes:
         return sse.data_event(error_object(error))
 
-    def _begin(self, index: int) -> bytes:
-        if index in self._begun:
+    def _begin(self) -> bytes:
+        """All choices at once and in order: clients accumulate by position."""
+        if self._is_begun:
             return b""
-        self._begun.add(index)
-        return self._delta(index, {"role": "assistant", "content": ""})
+        self._is_begun = True
+        role = {"role": "assistant", "content": ""}
+        return b"".join(self._delta(index, role) for index in range(self._choice_count))
 
     def _finish(self, index: int, finished: Finished) -> bytes:
         self._usages.append(finished.usage)
