@@ -128,7 +128,9 @@ class _Run:
         self._clock = clock
         self._builder = builder
         self._events = events
-        self._pending: list[tuple[int, bytes]] = []
+        # All of the answer, as a Redis that crashed may forget what it took.
+        self._events_made: list[tuple[int, bytes]] = []
+        self._stored_count = 0
         self._size_bytes = 0
         self._status = ""
         self._retry_at = 0.0
@@ -149,9 +151,9 @@ class _Run:
     async def save(self, record: Record) -> None:
         """Write the record with its first events. Raises StoreUnreachable, ResponseTooLarge."""
         self._hold(self._builder.begin())
-        await self._store.save(record, self._pending)
+        await self._store.save(record, self._events_made)
         self._status = record.status
-        self._pending.clear()
+        self._stored_count = len(self._events_made)
 
     async def drive(self) -> None:
         """Answer, and store the end. Raises StoreUnreachable where that cannot be stored."""
@@ -189,15 +191,16 @@ class _Run:
         for event in events:
             data = frame(event)
             self._size_bytes += len(data)
-            self._pending.append((event["sequence_number"], data))
+            self._events_made.append((event["sequence_number"], data))
         if self._size_bytes > self._store.limits.size_bytes_max and not self._builder.is_ended:
             raise ResponseTooLarge(self._size_bytes, self._store.limits.size_bytes_max)
 
     async def _write(self, is_due: bool = False) -> None:
         """Hand over what is held; without Redis it is held on, and tried again a little later."""
-        if not (self._pending or is_due) or self._clock.monotonic() < self._retry_at:
+        events = self._events_made[self._stored_count :]
+        if not (events or is_due) or self._clock.monotonic() < self._retry_at:
             return
-        events = list(self._pending)
+        count = len(self._events_made)
         status = self._builder.status
         moved = "" if status == self._status else status
         response = self._builder.as_object() if moved else None
@@ -206,10 +209,12 @@ class _Run:
         except StoreUnreachable:
             self._retry_at = self._clock.monotonic() + _RETRY_S
             return
+        if word == "gap":
+            self._stored_count = 0
+            return
         self._status = status
         # What both this and the beat have sent, the store takes once.
-        written = events[-1][0] if events else -1
-        self._pending = [each for each in self._pending if each[0] > written]
+        self._stored_count = max(self._stored_count, count)
         if word != "going":
             self.stop(None)
 
@@ -233,7 +238,7 @@ class _Run:
             try:
                 await self._store.append(
                     self._builder.response_id,
-                    self._pending,
+                    self._events_made,
                     self._builder.status,
                     self._builder.as_object(),
                 )

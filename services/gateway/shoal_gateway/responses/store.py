@@ -20,7 +20,7 @@ from shoal_gateway.dialects.responses_render import TERMINAL, failed_event, fram
 from shoal_gateway.responses.errors import ProducerLost, StoreUnreachable
 from shoal_gateway.responses.record import Record, Summary, to_json
 
-Word = Literal["going", "cancelled", "ended", "gone"]
+Word = Literal["going", "cancelled", "ended", "gone", "gap"]
 
 _RECENT = "shoal:responses"
 _RECENT_COUNT_MAX = 100_000
@@ -42,6 +42,7 @@ if is_terminal[known[1]] then return 'ended' end
 local last = 0
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 if newest[1] then last = tonumber(string.match(newest[1][1], '%-(%d+)$')) end
+if ARGV[5] and tonumber(ARGV[5]) > last + 1 then return 'gap' end
 for at = 5, #ARGV, 2 do
   if tonumber(ARGV[at]) > last then
     local name = 'frame'
@@ -137,7 +138,8 @@ class ResponseStore:
         """Add events to a running response, move it to `status`, and say that it is alive.
 
         Events that are there already are passed over. Nothing happens to one that is ended or
-        gone. Returns what its producer should know.
+        gone, or where events before these are missing: a Redis that crashed may have forgotten what
+        it took last. Returns what its producer should know.
         """
         self._require()
         arguments: list[Any] = [int(self.limits.ttl_s * 1000), int(self.limits.alive_s * 1000)]

@@ -263,6 +263,22 @@ async def test_a_crash_of_redis_costs_no_event(gateway: Any, redis: RedisProcess
     assert found.output_text == "abc"
 
 
+async def test_events_that_redis_took_and_forgot_are_written_again(
+    gateway: Any, redis: RedisProcess
+) -> None:
+    gateway.backend.script, gate = held(at=1, texts=("a", "b", "c"))
+    async with gateway.client() as client:
+        made = await begin(client)
+        await gateway.backend.is_holding.wait()
+        async with redis_client.Redis.from_url(redis.url) as direct:
+            await direct.delete(f"shoal:response:{{{made.id}}}:log")
+        gate.set()
+        stream = await client.responses.retrieve(made.id, stream=True)
+        events = [event async for event in stream]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].type == "response.completed"
+
+
 async def test_a_tail_that_loses_redis_ends_with_an_error(
     gateway: Any, redis: RedisProcess
 ) -> None:
