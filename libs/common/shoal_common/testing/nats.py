@@ -5,71 +5,38 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from shoal_common.errors import Unavailable
+from shoal_common.testing.process import ServerProcess
 
 _START_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
 
-class NatsProcess:
-    """A nats-server under `folder`, on 127.0.0.1. Stop it, or use it as a context manager."""
+class NatsProcess(ServerProcess):
+    """A nats-server under `folder`, on 127.0.0.1."""
 
     def __init__(self, folder: Path, token: str) -> None:
+        super().__init__(folder / "nats.log")
         self._folder = folder
         self._token = token
         self._port = -1
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         assert self._port > 0, "not started"
         return f"nats://127.0.0.1:{self._port}"
 
-    def start(self) -> None:
-        """Run and wait until it listens; after a `stop` or `kill` on the same port again."""
-        assert self._process is None, "already running"
-        config = self._write_config()
-        with (self._folder / "nats.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [_binary(), "--config", str(config)], stdout=output, stderr=output
-            )
-        try:
-            self._port = self._listening_port(self._process)
-        except BaseException:
-            self.kill()
-            raise
+    def _command(self) -> Sequence[str]:
+        return (_binary(), "--config", str(self._write_config()))
 
-    def stop(self) -> None:
-        """Ask it to end and wait. Idempotent."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it as a crash would. Idempotent."""
-        self._end(signal.SIGKILL)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    def _wait_until_it_serves(self, process: subprocess.Popen[bytes]) -> None:
+        self._port = self._listening_port(process)
 
     def _write_config(self) -> Path:
         """The token goes through a file of mode 0600: arguments are public to the machine."""
@@ -96,7 +63,7 @@ class NatsProcess:
                 time.sleep(_POLL_S)
         raise Unavailable(
             f"nats-server did not listen within {_START_TIMEOUT_S:g} s (exit status "
-            f"{process.poll()}); see {self._folder / 'nats.log'}"
+            f"{process.poll()}); see {self._log_path}"
         )
 
 

