@@ -26,41 +26,53 @@ from shoal.common.v1 import chat_pb2 as shoal_dot_common_dot_v1_dot_chat__pb2
 from shoal.worker.v1 import pipeline_pb2 as shoal_dot_worker_dot_v1_dot_pipeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/router/v1/router.proto\x12\x0fshoal.router.v1\x1a\x1ashoal/common/v1/chat.proto\x1a\x1eshoal/worker/v1/pipeline.proto\"\xce\x01\n\x08PlanOpen\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12.\n\x07privacy\x18\x07 \x01(\x0e\x32\x1d.shoal.common.v1.PrivacyLabel\x12\x1b\n\x13prefix_block_hashes\x18\x08 \x03(\x0c\"R\n\tStageLost\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"C\n\x0cPlanProgress\x12\x13\n\x0btoken_count\x18\x01 \x01(\r\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\r\"\xa6\x01\n\x0bPlanRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.shoal.router.v1.PlanOpenH\x00\x12\x30\n\nstage_lost\x18\x02 \x01(\x0b\x32\x1a.shoal.router.v1.StageLostH\x00\x12\x31\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.shoal.router.v1.PlanProgressH\x00\x42\x07\n\x05\x65vent\"S\n\rQueuePosition\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1c\n\x0floading_percent\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x12\n\x10_loading_percent\"D\n\x04Plan\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12+\n\x08pipeline\x18\x02 \x01(\x0b\x32\x19.shoal.worker.v1.Pipeline\"p\n\x0cPlanResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.shoal.router.v1.QueuePositionH\x00\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x15.shoal.router.v1.PlanH\x00\x42\x07\n\x05\x65vent\"\x13\n\x11ListModelsRequest\"\xb1\x02\n\nModelState\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x13\n\x0blayer_count\x18\x03 \x01(\r\x12\x10\n\x08is_ready\x18\x04 \x01(\x08\x12\x33\n\x0elayers_missing\x18\x05 \x03(\x0b\x32\x1b.shoal.worker.v1.LayerRange\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x16\n\x0epipeline_count\x18\x07 \x01(\r\x12\x14\n\x0cworker_count\x18\x08 \x01(\r\x12\x32\n\treadiness\x18\t \x01(\x0e\x32\x1f.shoal.router.v1.ModelReadiness\x12\x17\n\x0floading_percent\x18\n \x01(\r\x12\x13\n\x0bis_loadable\x18\x0b \x01(\x08\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.shoal.router.v1.ModelState\"\x11\n\x0fGetFleetRequest\"]\n\x0b\x46leetWorker\x12)\n\x04\x62\x65\x61t\x18\x01 \x01(\x0b\x32\x1b.shoal.worker.v1.WorkerBeat\x12\x11\n\tsilent_ms\x18\x02 \x01(\r\x12\x10\n\x08is_alive\x18\x03 \x01(\x08\"o\n\x10GetFleetResponse\x12-\n\x07workers\x18\x01 \x03(\x0b\x32\x1c.shoal.router.v1.FleetWorker\x12,\n\tpipelines\x18\x02 \x03(\x0b\x32\x19.shoal.worker.v1.Pipeline*\xa7\x01\n\x0eModelReadiness\x12\x1f\n\x1bMODEL_READINESS_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_READINESS_READY\x10\x01\x12\x1c\n\x18MODEL_READINESS_LOADABLE\x10\x02\x12\x1b\n\x17MODEL_READINESS_LOADING\x10\x03\x12\x1e\n\x1aMODEL_READINESS_INCOMPLETE\x10\x04\x32\x80\x02\n\rRouterService\x12G\n\x04Plan\x12\x1c.shoal.router.v1.PlanRequest\x1a\x1d.shoal.router.v1.PlanResponse(\x01\x30\x01\x12U\n\nListModels\x12\".shoal.router.v1.ListModelsRequest\x1a#.shoal.router.v1.ListModelsResponse\x12O\n\x08GetFleet\x12 .shoal.router.v1.GetFleetRequest\x1a!.shoal.router.v1.GetFleetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshoal/router/v1/router.proto\x12\x0fshoal.router.v1\x1a\x1ashoal/common/v1/chat.proto\x1a\x1eshoal/worker/v1/pipeline.proto\"\xa9\x02\n\x08PlanOpen\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12.\n\x07privacy\x18\x07 \x01(\x0e\x32\x1d.shoal.common.v1.PrivacyLabel\x12\x1b\n\x13prefix_block_hashes\x18\x08 \x03(\x0c\x12\x16\n\x0e\x64river_host_id\x18\t \x01(\t\x12\x17\n\x0fwants_boomerang\x18\n \x01(\x08\x12\x12\n\nadapter_id\x18\x0b \x01(\t\x12\x14\n\x0cremaining_ms\x18\x0c \x01(\r\"R\n\tStageLost\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"C\n\x0cPlanProgress\x12\x13\n\x0btoken_count\x18\x01 \x01(\r\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\r\"\xa6\x01\n\x0bPlanRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.shoal.router.v1.PlanOpenH\x00\x12\x30\n\nstage_lost\x18\x02 \x01(\x0b\x32\x1a.shoal.router.v1.StageLostH\x00\x12\x31\n\x08progress\x18\x03 \x01(\x0b\x32\x1d.shoal.router.v1.PlanProgressH\x00\x42\x07\n\x05\x65vent\"m\n\rQueuePosition\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1c\n\x0floading_percent\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x10\x65xpected_wait_ms\x18\x03 \x01(\rB\x12\n\x10_loading_percent\"\x8c\x01\n\x04Plan\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12+\n\x08pipeline\x18\x02 \x01(\x0b\x32\x19.shoal.worker.v1.Pipeline\x12\x19\n\x11predicted_step_us\x18\x03 \x01(\r\x12\x18\n\x10held_token_count\x18\x04 \x01(\r\x12\x11\n\tqueued_ms\x18\x05 \x01(\r\"p\n\x0cPlanResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.shoal.router.v1.QueuePositionH\x00\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x15.shoal.router.v1.PlanH\x00\x42\x07\n\x05\x65vent\"\x13\n\x11ListModelsRequest\"\xf8\x02\n\nModelState\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x13\n\x0blayer_count\x18\x03 \x01(\r\x12\x10\n\x08is_ready\x18\x04 \x01(\x08\x12\x33\n\x0elayers_missing\x18\x05 \x03(\x0b\x32\x1b.shoal.worker.v1.LayerRange\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x16\n\x0epipeline_count\x18\x07 \x01(\r\x12\x14\n\x0cworker_count\x18\x08 \x01(\r\x12\x32\n\treadiness\x18\t \x01(\x0e\x32\x1f.shoal.router.v1.ModelReadiness\x12\x17\n\x0floading_percent\x18\n \x01(\r\x12\x13\n\x0bis_loadable\x18\x0b \x01(\x08\x12\x11\n\tkv_format\x18\x0c \x01(\t\x12\x19\n\x11\x62lock_size_tokens\x18\r \x01(\r\x12\x17\n\x0fshares_prefixes\x18\x0e \x01(\x08\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.shoal.router.v1.ModelState\"=\n\x12\x45xplainPlanRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x19.shoal.router.v1.PlanOpen\"\xe4\x01\n\rPlanCandidate\x12+\n\x08pipeline\x18\x01 \x01(\x0b\x32\x19.shoal.worker.v1.Pipeline\x12\x19\n\x11predicted_step_us\x18\x02 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x17\n\x0fin_flight_count\x18\x05 \x01(\r\x12\x18\n\x10held_token_count\x18\x06 \x01(\r\x12\x0f\n\x07\x63ost_us\x18\x07 \x01(\x01\x12\x11\n\tis_chosen\x18\x08 \x01(\x08\x12\x0e\n\x06reason\x18\t \x01(\t\"\x9a\x01\n\x12PlacementCandidate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06ranges\x18\x02 \x03(\x0b\x32\x1c.shoal.router.v1.PlacedRange\x12\x14\n\x0ctokens_per_s\x18\x03 \x01(\x01\x12\x0f\n\x07step_us\x18\x04 \x01(\r\x12\x11\n\tis_chosen\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\"K\n\x0bPlacedRange\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x06layers\x18\x02 \x01(\x0b\x32\x1b.shoal.worker.v1.LayerRange\"\xbe\x01\n\x13\x45xplainPlanResponse\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.shoal.router.v1.PlanCandidate\x12\x37\n\nplacements\x18\x02 \x03(\x0b\x32#.shoal.router.v1.PlacementCandidate\x12\x15\n\rwaiting_count\x18\x03 \x01(\r\x12#\n\x04tier\x18\x04 \x01(\x0e\x32\x15.shoal.router.v1.Tier\"\x11\n\x0fGetFleetRequest\"]\n\x0b\x46leetWorker\x12)\n\x04\x62\x65\x61t\x18\x01 \x01(\x0b\x32\x1b.shoal.worker.v1.WorkerBeat\x12\x11\n\tsilent_ms\x18\x02 \x01(\r\x12\x10\n\x08is_alive\x18\x03 \x01(\x08\"o\n\x10GetFleetResponse\x12-\n\x07workers\x18\x01 \x03(\x0b\x32\x1c.shoal.router.v1.FleetWorker\x12,\n\tpipelines\x18\x02 \x03(\x0b\x32\x19.shoal.worker.v1.Pipeline*`\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_BRONZE\x10\x01\x12\x0f\n\x0bTIER_SILVER\x10\x02\x12\r\n\tTIER_GOLD\x10\x03\x12\x11\n\rTIER_PLATINUM\x10\x04*\xa7\x01\n\x0eModelReadiness\x12\x1f\n\x1bMODEL_READINESS_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_READINESS_READY\x10\x01\x12\x1c\n\x18MODEL_READINESS_LOADABLE\x10\x02\x12\x1b\n\x17MODEL_READINESS_LOADING\x10\x03\x12\x1e\n\x1aMODEL_READINESS_INCOMPLETE\x10\x04\x32\xda\x02\n\rRouterService\x12G\n\x04Plan\x12\x1c.shoal.router.v1.PlanRequest\x1a\x1d.shoal.router.v1.PlanResponse(\x01\x30\x01\x12U\n\nListModels\x12\".shoal.router.v1.ListModelsRequest\x1a#.shoal.router.v1.ListModelsResponse\x12O\n\x08GetFleet\x12 .shoal.router.v1.GetFleetRequest\x1a!.shoal.router.v1.GetFleetResponse\x12X\n\x0b\x45xplainPlan\x12#.shoal.router.v1.ExplainPlanRequest\x1a$.shoal.router.v1.ExplainPlanResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.router.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELREADINESS']._serialized_start=1533
-  _globals['_MODELREADINESS']._serialized_end=1700
+  _globals['_TIER']._serialized_start=2514
+  _globals['_TIER']._serialized_end=2610
+  _globals['_MODELREADINESS']._serialized_start=2613
+  _globals['_MODELREADINESS']._serialized_end=2780
   _globals['_PLANOPEN']._serialized_start=110
-  _globals['_PLANOPEN']._serialized_end=316
-  _globals['_STAGELOST']._serialized_start=318
-  _globals['_STAGELOST']._serialized_end=400
-  _globals['_PLANPROGRESS']._serialized_start=402
-  _globals['_PLANPROGRESS']._serialized_end=469
-  _globals['_PLANREQUEST']._serialized_start=472
-  _globals['_PLANREQUEST']._serialized_end=638
-  _globals['_QUEUEPOSITION']._serialized_start=640
-  _globals['_QUEUEPOSITION']._serialized_end=723
-  _globals['_PLAN']._serialized_start=725
-  _globals['_PLAN']._serialized_end=793
-  _globals['_PLANRESPONSE']._serialized_start=795
-  _globals['_PLANRESPONSE']._serialized_end=907
-  _globals['_LISTMODELSREQUEST']._serialized_start=909
-  _globals['_LISTMODELSREQUEST']._serialized_end=928
-  _globals['_MODELSTATE']._serialized_start=931
-  _globals['_MODELSTATE']._serialized_end=1236
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1238
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1303
-  _globals['_GETFLEETREQUEST']._serialized_start=1305
-  _globals['_GETFLEETREQUEST']._serialized_end=1322
-  _globals['_FLEETWORKER']._serialized_start=1324
-  _globals['_FLEETWORKER']._serialized_end=1417
-  _globals['_GETFLEETRESPONSE']._serialized_start=1419
-  _globals['_GETFLEETRESPONSE']._serialized_end=1530
-  _globals['_ROUTERSERVICE']._serialized_start=1703
-  _globals['_ROUTERSERVICE']._serialized_end=1959
+  _globals['_PLANOPEN']._serialized_end=407
+  _globals['_STAGELOST']._serialized_start=409
+  _globals['_STAGELOST']._serialized_end=491
+  _globals['_PLANPROGRESS']._serialized_start=493
+  _globals['_PLANPROGRESS']._serialized_end=560
+  _globals['_PLANREQUEST']._serialized_start=563
+  _globals['_PLANREQUEST']._serialized_end=729
+  _globals['_QUEUEPOSITION']._serialized_start=731
+  _globals['_QUEUEPOSITION']._serialized_end=840
+  _globals['_PLAN']._serialized_start=843
+  _globals['_PLAN']._serialized_end=983
+  _globals['_PLANRESPONSE']._serialized_start=985
+  _globals['_PLANRESPONSE']._serialized_end=1097
+  _globals['_LISTMODELSREQUEST']._serialized_start=1099
+  _globals['_LISTMODELSREQUEST']._serialized_end=1118
+  _globals['_MODELSTATE']._serialized_start=1121
+  _globals['_MODELSTATE']._serialized_end=1497
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1499
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1564
+  _globals['_EXPLAINPLANREQUEST']._serialized_start=1566
+  _globals['_EXPLAINPLANREQUEST']._serialized_end=1627
+  _globals['_PLANCANDIDATE']._serialized_start=1630
+  _globals['_PLANCANDIDATE']._serialized_end=1858
+  _globals['_PLACEMENTCANDIDATE']._serialized_start=1861
+  _globals['_PLACEMENTCANDIDATE']._serialized_end=2015
+  _globals['_PLACEDRANGE']._serialized_start=2017
+  _globals['_PLACEDRANGE']._serialized_end=2092
+  _globals['_EXPLAINPLANRESPONSE']._serialized_start=2095
+  _globals['_EXPLAINPLANRESPONSE']._serialized_end=2285
+  _globals['_GETFLEETREQUEST']._serialized_start=2287
+  _globals['_GETFLEETREQUEST']._serialized_end=2304
+  _globals['_FLEETWORKER']._serialized_start=2306
+  _globals['_FLEETWORKER']._serialized_end=2399
+  _globals['_GETFLEETRESPONSE']._serialized_start=2401
+  _globals['_GETFLEETRESPONSE']._serialized_end=2512
+  _globals['_ROUTERSERVICE']._serialized_start=2783
+  _globals['_ROUTERSERVICE']._serialized_end=3129
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,11 @@ class RouterServiceStub(object):
                 request_serializer=shoal_dot_router_dot_v1_dot_router__pb2.GetFleetRequest.SerializeToString,
                 response_deserializer=shoal_dot_router_dot_v1_dot_router__pb2.GetFleetResponse.FromString,
                 _registered_method=True)
+        self.ExplainPlan = channel.unary_unary(
+                '/shoal.router.v1.RouterService/ExplainPlan',
+                request_serializer=shoal_dot_router_dot_v1_dot_router__pb2.ExplainPlanRequest.SerializeToString,
+                response_deserializer=shoal_dot_router_dot_v1_dot_router__pb2.ExplainPlanResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer(object):
@@ -74,6 +79,13 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPlan(self, request, context):
+        """What a request would get now and why, without taking a slot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +103,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.GetFleet,
                     request_deserializer=shoal_dot_router_dot_v1_dot_router__pb2.GetFleetRequest.FromString,
                     response_serializer=shoal_dot_router_dot_v1_dot_router__pb2.GetFleetResponse.SerializeToString,
+            ),
+            'ExplainPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlan,
+                    request_deserializer=shoal_dot_router_dot_v1_dot_router__pb2.ExplainPlanRequest.FromString,
+                    response_serializer=shoal_dot_router_dot_v1_dot_router__pb2.ExplainPlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +191,33 @@ class RouterService(object):
             '/shoal.router.v1.RouterService/GetFleet',
             shoal_dot_router_dot_v1_dot_router__pb2.GetFleetRequest.SerializeToString,
             shoal_dot_router_dot_v1_dot_router__pb2.GetFleetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.router.v1.RouterService/ExplainPlan',
+            shoal_dot_router_dot_v1_dot_router__pb2.ExplainPlanRequest.SerializeToString,
+            shoal_dot_router_dot_v1_dot_router__pb2.ExplainPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

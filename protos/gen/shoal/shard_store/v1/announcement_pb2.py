@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shoal/shard_store/v1/announcement.proto\x12\x14shoal.shard_store.v1\"\xa2\x01\n\x11ModelAnnouncement\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0blayer_count\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x14\n\x0cweight_bytes\x18\x06 \x01(\x04\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shoal/shard_store/v1/announcement.proto\x12\x14shoal.shard_store.v1\"\x9a\x02\n\x11ModelAnnouncement\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0blayer_count\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x14\n\x0cweight_bytes\x18\x06 \x01(\x04\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\x13\n\x0blayer_bytes\x18\x08 \x01(\x04\x12\x13\n\x0b\x65mbed_bytes\x18\t \x01(\x04\x12\x12\n\nhead_bytes\x18\n \x01(\x04\x12\x17\n\x0fties_embeddings\x18\x0b \x01(\x08\x12\r\n\x05width\x18\x0c \x01(\r\x12\x10\n\x08kv_width\x18\r \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.shard_store.v1.announ
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELANNOUNCEMENT']._serialized_start=66
-  _globals['_MODELANNOUNCEMENT']._serialized_end=228
+  _globals['_MODELANNOUNCEMENT']._serialized_end=348
 # @@protoc_insertion_point(module_scope)

@@ -124,18 +124,22 @@ class Admitted(_message.Message):
     def __init__(self, cached_token_count: _Optional[int] = ..., queued_ms: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "prompt_token_count", "generated_token_count", "cached_token_count", "near_tie_count")
+    __slots__ = ("reason", "prompt_token_count", "generated_token_count", "cached_token_count", "near_tie_count", "timings", "step_count")
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     NEAR_TIE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     prompt_token_count: int
     generated_token_count: int
     cached_token_count: int
     near_tie_count: int
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., prompt_token_count: _Optional[int] = ..., generated_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., near_tie_count: _Optional[int] = ...) -> None: ...
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    step_count: int
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., prompt_token_count: _Optional[int] = ..., generated_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., near_tie_count: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., step_count: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("admitted", "tokens", "text", "finished")
