@@ -18,7 +18,7 @@ from shoal.router.v1 import router_pb2, router_pb2_grpc
 from shoal.shard_store.v1 import shard_store_pb2, shard_store_pb2_grpc
 from shoal.worker.v1 import stage_pb2, stage_pb2_grpc
 from shoal_common.errors import Unauthenticated, Unavailable
-from shoal_common.rpc import RpcChannel, address_of, translated
+from shoal_common.rpc import Dial, RpcChannel, address_of, translated
 from shoal_gateway.errors import PeerRefused, PeerUnreachable, StageSilent
 
 STAGE_CHANNELS_MAX = 64
@@ -142,7 +142,8 @@ class GrpcRouter:
 class GrpcStages:
     """One channel per head, the least recently used closed beyond a bound."""
 
-    def __init__(self, token: str, idle_timeout_s: float) -> None:
+    def __init__(self, token: str, idle_timeout_s: float, dial: Dial = RpcChannel) -> None:
+        self._dial = dial
         self._token = token
         self._idle_timeout_s = idle_timeout_s
         self._channels: OrderedDict[str, RpcChannel] = OrderedDict()
@@ -175,7 +176,7 @@ class GrpcStages:
 
     async def _acquire(self, locator: str) -> RpcChannel:
         if locator not in self._channels:
-            self._channels[locator] = RpcChannel(address_of(locator), token=self._token)
+            self._channels[locator] = self._dial(address_of(locator), token=self._token)
         self._channels.move_to_end(locator)
         self._use_count[locator] = self._use_count.get(locator, 0) + 1
         channel = self._channels[locator]

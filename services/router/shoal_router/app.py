@@ -14,7 +14,7 @@ from shoal_common.app import run_service, until_signal, write_ready_file
 from shoal_common.bus import Bus, NatsBus
 from shoal_common.clock import Clock, SystemClock
 from shoal_common.metrics import new_registry
-from shoal_common.rpc import RpcServer
+from shoal_common.rpc import RpcServer, Serve
 from shoal_common.settings import load
 from shoal_common.side import SideServer
 from shoal_router import beats
@@ -66,7 +66,11 @@ class Router:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, bus: Bus, clock: Clock, agents: Agents | None = None
+    settings: Settings,
+    bus: Bus,
+    clock: Clock,
+    agents: Agents | None = None,
+    serve: Serve = RpcServer,
 ) -> AsyncIterator[Router]:
     """The router while the context is open. Leaving it drains the plans, then stops listening.
 
@@ -94,7 +98,7 @@ async def running(
     planner = Planner(view, admission, clock, _planner_options(settings), announcements, loads)
     metrics.watch(view, admission)
     servicer = RouterRpc(planner, view, metrics, clock, open_timeout_s=settings.open_timeout_s)
-    server = RpcServer(
+    server = serve(
         settings.listen_address,
         token=settings.fleet.secret_token(),
         drain_timeout_s=settings.drain_timeout_s,

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2_grpc
@@ -212,7 +212,7 @@ def build_engine(
     speaker: Speaker,
     metrics: EngineMetrics,
     clock: Clock,
-    compute: ThreadPoolExecutor | None = None,
+    compute: Executor | None = None,
 ) -> Engine:
     """The parts of one engine, connected; nothing runs yet."""
     core = StageCore(

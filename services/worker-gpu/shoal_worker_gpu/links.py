@@ -15,7 +15,7 @@ from typing import Protocol
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError, StageFailed
-from shoal_common.rpc import RpcChannel, translated
+from shoal_common.rpc import Dial, RpcChannel, translated
 from shoal_worker_gpu.errors import refusal
 from shoal_worker_gpu.pipeline_name import stage_name
 from shoal_worker_gpu.sequence import SequenceKey
@@ -35,6 +35,7 @@ class Speaker:
     token: str
     open_timeout_s: float
     ack_timeout_s: float
+    dial: Dial = RpcChannel
 
 
 class LinkListener(Protocol):
@@ -60,7 +61,7 @@ class DownstreamLink:
         self._speaker = speaker
         self._listener = listener
         self._clock = clock
-        self._channel = RpcChannel(stage.locator, token=speaker.token)
+        self._channel = speaker.dial(stage.locator, token=speaker.token)
         self._outgoing: asyncio.Queue[stage_pb2.LinkRequest] = asyncio.Queue(_QUEUE_MAX)
         self._grants: dict[SequenceKey, asyncio.Future[stage_pb2.Granted]] = {}
         self._unacked: dict[tuple[str, int], float] = {}
@@ -242,7 +243,7 @@ class ResultsReader:
         self._speaker = speaker
         self._on_step = on_step
         self._on_lost = on_lost
-        self._channel = RpcChannel(stage.locator, token=speaker.token)
+        self._channel = speaker.dial(stage.locator, token=speaker.token)
         self._ready = asyncio.Event()
         self._is_lost = False
         self._task = asyncio.create_task(self._read())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,7 +66,7 @@ class StageCore:
         queue_items_max: int,
         row_budget: int,
         prefix_ttl_s: float = 600.0,
-        compute: ThreadPoolExecutor | None = None,
+        compute: Executor | None = None,
     ) -> None:
         """compute: one thread that runs the backend; best the one that has loaded it."""
         self.backend = backend

@@ -13,14 +13,16 @@ messages.
 """
 
 from shoal_common.rpc.addresses import address_of, locator
-from shoal_common.rpc.channel import RpcChannel
+from shoal_common.rpc.channel import Dial, RpcChannel
 from shoal_common.rpc.deadline import deadline, remaining_s
-from shoal_common.rpc.server import RpcServer
+from shoal_common.rpc.server import RpcServer, Serve
 from shoal_common.rpc.status import to_shoal_error, translated
 
 __all__ = [
+    "Dial",
     "RpcChannel",
     "RpcServer",
+    "Serve",
     "address_of",
     "deadline",
     "locator",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import grpc
 
@@ -59,6 +59,12 @@ class RpcChannel:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+class Dial(Protocol):
+    """How a channel is made: `RpcChannel` itself, or its like in memory."""
+
+    def __call__(self, address: str, *, token: str = "") -> RpcChannel: ...
 
 
 class CallingChannel(grpc.aio.Channel):

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -126,6 +126,14 @@ class RpcServer:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+class Serve(Protocol):
+    """How a server is made: `RpcServer` itself, or its like in memory."""
+
+    def __call__(
+        self, address: str, *, token: str = "", drain_timeout_s: float = 10.0
+    ) -> RpcServer: ...
 
 
 def _listen(server: grpc.aio.Server, address: str) -> str:
