@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&shoal/shard_store/v1/shard_store.proto\x12\x14shoal.shard_store.v1\"E\n\x12ImportModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"t\n\x13ImportModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x13\n\x0bis_complete\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\t\"\x13\n\x11ListModelsRequest\"\x97\x01\n\x0bStoredModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x13\n\x0blayer_count\x18\x04 \x01(\r\x12\x13\n\x0bshard_count\x18\x05 \x01(\r\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x13\n\x0bis_complete\x18\x07 \x01(\x08\"G\n\x12ListModelsResponse\x12\x31\n\x06models\x18\x01 \x03(\x0b\x32!.shoal.shard_store.v1.StoredModel\"5\n\x12GetManifestRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\"M\n\x13GetManifestResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x15\n\rmanifest_json\x18\x03 \x01(\x0c\"M\n\x0fReadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"6\n\x10ReadBlobResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x9b\x03\n\x11ShardStoreService\x12\x64\n\x0bImportModel\x12(.shoal.shard_store.v1.ImportModelRequest\x1a).shoal.shard_store.v1.ImportModelResponse0\x01\x12_\n\nListModels\x12\'.shoal.shard_store.v1.ListModelsRequest\x1a(.shoal.shard_store.v1.ListModelsResponse\x12\x62\n\x0bGetManifest\x12(.shoal.shard_store.v1.GetManifestRequest\x1a).shoal.shard_store.v1.GetManifestResponse\x12[\n\x08ReadBlob\x12%.shoal.shard_store.v1.ReadBlobRequest\x1a&.shoal.shard_store.v1.ReadBlobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&shoal/shard_store/v1/shard_store.proto\x12\x14shoal.shard_store.v1\"E\n\x12ImportModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"t\n\x13ImportModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x13\n\x0bis_complete\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\t\"\x13\n\x11ListModelsRequest\"\xbf\x02\n\x0bStoredModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x13\n\x0blayer_count\x18\x04 \x01(\r\x12\x13\n\x0bshard_count\x18\x05 \x01(\r\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x13\n\x0bis_complete\x18\x07 \x01(\x08\x12\x34\n\x0blayers_held\x18\x08 \x03(\x0b\x32\x1f.shoal.shard_store.v1.LayerSpan\x12\x13\n\x0bholds_embed\x18\t \x01(\x08\x12\x12\n\nholds_head\x18\n \x01(\x08\x12\x12\n\nheld_bytes\x18\x0b \x01(\x04\x12\x0e\n\x06source\x18\x0c \x01(\t\x12\x11\n\tis_pinned\x18\r \x01(\x08\x12\x10\n\x08is_draft\x18\x0e \x01(\x08\"4\n\tLayerSpan\x12\x13\n\x0blayer_start\x18\x01 \x01(\r\x12\x12\n\nlayer_stop\x18\x02 \x01(\r\"G\n\x12ListModelsResponse\x12\x31\n\x06models\x18\x01 \x03(\x0b\x32!.shoal.shard_store.v1.StoredModel\"L\n\x12GetManifestRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x15\n\raccepts_draft\x18\x03 \x01(\x08\"b\n\x13GetManifestResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x15\n\rmanifest_json\x18\x03 \x01(\x0c\x12\x13\n\x0bgroups_held\x18\x04 \x03(\t\"d\n\x0fReadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\x12\x15\n\ris_local_only\x18\x04 \x01(\x08\"6\n\x10ReadBlobResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xb3\x01\n\x13\x41\x63quireModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04repo\x18\x02 \x01(\t\x12\x15\n\rrepo_revision\x18\x03 \x01(\t\x12\x0c\n\x04\x66ile\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12/\n\x06layers\x18\x06 \x01(\x0b\x32\x1f.shoal.shard_store.v1.LayerSpan\x12\x15\n\ris_fair_share\x18\x07 \x01(\x08\"\x80\x01\n\rShardDownload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x13\n\x0b\x62ytes_per_s\x18\x04 \x01(\x04\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x13\n\x0bretry_count\x18\x06 \x01(\r\"\x9b\x02\n\x08\x44ownload\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04repo\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.shoal.shard_store.v1.DownloadState\x12\x12\n\nbytes_done\x18\x04 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x05 \x01(\x04\x12\x13\n\x0b\x62ytes_per_s\x18\x06 \x01(\x04\x12\x33\n\x06shards\x18\x07 \x03(\x0b\x32#.shoal.shard_store.v1.ShardDownload\x12\x13\n\x0bshards_done\x18\x08 \x01(\r\x12\x14\n\x0cshards_total\x18\t \x01(\r\x12\x0e\n\x06\x64\x65tail\x18\n \x01(\t\x12\x10\n\x08revision\x18\x0b \x01(\t\"H\n\x14\x41\x63quireModelResponse\x12\x30\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1e.shoal.shard_store.v1.Download\"\x16\n\x14ListDownloadsRequest\"J\n\x15ListDownloadsResponse\x12\x31\n\tdownloads\x18\x01 \x03(\x0b\x32\x1e.shoal.shard_store.v1.Download\":\n\x15\x43\x61ncelDownloadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"/\n\x16\x43\x61ncelDownloadResponse\x12\x15\n\rwas_cancelled\x18\x01 \x01(\x08\"D\n\x0fPinModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06groups\x18\x03 \x03(\t\"\x12\n\x10PinModelResponse\"F\n\x11UnpinModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06groups\x18\x03 \x03(\t\"\x14\n\x12UnpinModelResponse\"h\n\x12RemoveModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12/\n\x06layers\x18\x03 \x01(\x0b\x32\x1f.shoal.shard_store.v1.LayerSpan\"*\n\x13RemoveModelResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"[\n\x0cPruneRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cwanted_bytes\x18\x03 \x01(\x04\x12\x12\n\nis_dry_run\x18\x04 \x01(\x08\"l\n\x0bPrunedGroup\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x15\n\rreplica_count\x18\x04 \x01(\r\x12\x14\n\x0ckept_because\x18\x05 \x01(\t\"W\n\rPruneResponse\x12\x31\n\x06groups\x18\x01 \x03(\x0b\x32!.shoal.shard_store.v1.PrunedGroup\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04*\xda\x01\n\rDownloadState\x12\x1e\n\x1a\x44OWNLOAD_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OWNLOAD_STATE_WAITING\x10\x01\x12\x1b\n\x17\x44OWNLOAD_STATE_PLANNING\x10\x02\x12\x1a\n\x16\x44OWNLOAD_STATE_RUNNING\x10\x03\x12\x1b\n\x17\x44OWNLOAD_STATE_COMPLETE\x10\x04\x12\x19\n\x15\x44OWNLOAD_STATE_FAILED\x10\x05\x12\x1c\n\x18\x44OWNLOAD_STATE_CANCELLED\x10\x06\x32\xcd\x08\n\x11ShardStoreService\x12\x64\n\x0bImportModel\x12(.shoal.shard_store.v1.ImportModelRequest\x1a).shoal.shard_store.v1.ImportModelResponse0\x01\x12_\n\nListModels\x12\'.shoal.shard_store.v1.ListModelsRequest\x1a(.shoal.shard_store.v1.ListModelsResponse\x12\x62\n\x0bGetManifest\x12(.shoal.shard_store.v1.GetManifestRequest\x1a).shoal.shard_store.v1.GetManifestResponse\x12[\n\x08ReadBlob\x12%.shoal.shard_store.v1.ReadBlobRequest\x1a&.shoal.shard_store.v1.ReadBlobResponse0\x01\x12g\n\x0c\x41\x63quireModel\x12).shoal.shard_store.v1.AcquireModelRequest\x1a*.shoal.shard_store.v1.AcquireModelResponse0\x01\x12h\n\rListDownloads\x12*.shoal.shard_store.v1.ListDownloadsRequest\x1a+.shoal.shard_store.v1.ListDownloadsResponse\x12k\n\x0e\x43\x61ncelDownload\x12+.shoal.shard_store.v1.CancelDownloadRequest\x1a,.shoal.shard_store.v1.CancelDownloadResponse\x12Y\n\x08PinModel\x12%.shoal.shard_store.v1.PinModelRequest\x1a&.shoal.shard_store.v1.PinModelResponse\x12_\n\nUnpinModel\x12\'.shoal.shard_store.v1.UnpinModelRequest\x1a(.shoal.shard_store.v1.UnpinModelResponse\x12\x62\n\x0bRemoveModel\x12(.shoal.shard_store.v1.RemoveModelRequest\x1a).shoal.shard_store.v1.RemoveModelResponse\x12P\n\x05Prune\x12\".shoal.shard_store.v1.PruneRequest\x1a#.shoal.shard_store.v1.PruneResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.shard_store.v1.shard_store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DOWNLOADSTATE']._serialized_start=2568
+  _globals['_DOWNLOADSTATE']._serialized_end=2786
   _globals['_IMPORTMODELREQUEST']._serialized_start=64
   _globals['_IMPORTMODELREQUEST']._serialized_end=133
   _globals['_IMPORTMODELRESPONSE']._serialized_start=135
@@ -38,17 +40,53 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSREQUEST']._serialized_start=253
   _globals['_LISTMODELSREQUEST']._serialized_end=272
   _globals['_STOREDMODEL']._serialized_start=275
-  _globals['_STOREDMODEL']._serialized_end=426
-  _globals['_LISTMODELSRESPONSE']._serialized_start=428
-  _globals['_LISTMODELSRESPONSE']._serialized_end=499
-  _globals['_GETMANIFESTREQUEST']._serialized_start=501
-  _globals['_GETMANIFESTREQUEST']._serialized_end=554
-  _globals['_GETMANIFESTRESPONSE']._serialized_start=556
-  _globals['_GETMANIFESTRESPONSE']._serialized_end=633
-  _globals['_READBLOBREQUEST']._serialized_start=635
-  _globals['_READBLOBREQUEST']._serialized_end=712
-  _globals['_READBLOBRESPONSE']._serialized_start=714
-  _globals['_READBLOBRESPONSE']._serialized_end=768
-  _globals['_SHARDSTORESERVICE']._serialized_start=771
-  _globals['_SHARDSTORESERVICE']._serialized_end=1182
+  _globals['_STOREDMODEL']._serialized_end=594
+  _globals['_LAYERSPAN']._serialized_start=596
+  _globals['_LAYERSPAN']._serialized_end=648
+  _globals['_LISTMODELSRESPONSE']._serialized_start=650
+  _globals['_LISTMODELSRESPONSE']._serialized_end=721
+  _globals['_GETMANIFESTREQUEST']._serialized_start=723
+  _globals['_GETMANIFESTREQUEST']._serialized_end=799
+  _globals['_GETMANIFESTRESPONSE']._serialized_start=801
+  _globals['_GETMANIFESTRESPONSE']._serialized_end=899
+  _globals['_READBLOBREQUEST']._serialized_start=901
+  _globals['_READBLOBREQUEST']._serialized_end=1001
+  _globals['_READBLOBRESPONSE']._serialized_start=1003
+  _globals['_READBLOBRESPONSE']._serialized_end=1057
+  _globals['_ACQUIREMODELREQUEST']._serialized_start=1060
+  _globals['_ACQUIREMODELREQUEST']._serialized_end=1239
+  _globals['_SHARDDOWNLOAD']._serialized_start=1242
+  _globals['_SHARDDOWNLOAD']._serialized_end=1370
+  _globals['_DOWNLOAD']._serialized_start=1373
+  _globals['_DOWNLOAD']._serialized_end=1656
+  _globals['_ACQUIREMODELRESPONSE']._serialized_start=1658
+  _globals['_ACQUIREMODELRESPONSE']._serialized_end=1730
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=1732
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=1754
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=1756
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=1830
+  _globals['_CANCELDOWNLOADREQUEST']._serialized_start=1832
+  _globals['_CANCELDOWNLOADREQUEST']._serialized_end=1890
+  _globals['_CANCELDOWNLOADRESPONSE']._serialized_start=1892
+  _globals['_CANCELDOWNLOADRESPONSE']._serialized_end=1939
+  _globals['_PINMODELREQUEST']._serialized_start=1941
+  _globals['_PINMODELREQUEST']._serialized_end=2009
+  _globals['_PINMODELRESPONSE']._serialized_start=2011
+  _globals['_PINMODELRESPONSE']._serialized_end=2029
+  _globals['_UNPINMODELREQUEST']._serialized_start=2031
+  _globals['_UNPINMODELREQUEST']._serialized_end=2101
+  _globals['_UNPINMODELRESPONSE']._serialized_start=2103
+  _globals['_UNPINMODELRESPONSE']._serialized_end=2123
+  _globals['_REMOVEMODELREQUEST']._serialized_start=2125
+  _globals['_REMOVEMODELREQUEST']._serialized_end=2229
+  _globals['_REMOVEMODELRESPONSE']._serialized_start=2231
+  _globals['_REMOVEMODELRESPONSE']._serialized_end=2273
+  _globals['_PRUNEREQUEST']._serialized_start=2275
+  _globals['_PRUNEREQUEST']._serialized_end=2366
+  _globals['_PRUNEDGROUP']._serialized_start=2368
+  _globals['_PRUNEDGROUP']._serialized_end=2476
+  _globals['_PRUNERESPONSE']._serialized_start=2478
+  _globals['_PRUNERESPONSE']._serialized_end=2565
+  _globals['_SHARDSTORESERVICE']._serialized_start=2789
+  _globals['_SHARDSTORESERVICE']._serialized_end=3890
 # @@protoc_insertion_point(module_scope)

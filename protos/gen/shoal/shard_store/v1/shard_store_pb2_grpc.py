@@ -54,6 +54,41 @@ class ShardStoreServiceStub(object):
                 request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ReadBlobRequest.SerializeToString,
                 response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ReadBlobResponse.FromString,
                 _registered_method=True)
+        self.AcquireModel = channel.unary_stream(
+                '/shoal.shard_store.v1.ShardStoreService/AcquireModel',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.AcquireModelRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.AcquireModelResponse.FromString,
+                _registered_method=True)
+        self.ListDownloads = channel.unary_unary(
+                '/shoal.shard_store.v1.ShardStoreService/ListDownloads',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ListDownloadsRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ListDownloadsResponse.FromString,
+                _registered_method=True)
+        self.CancelDownload = channel.unary_unary(
+                '/shoal.shard_store.v1.ShardStoreService/CancelDownload',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.CancelDownloadRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.CancelDownloadResponse.FromString,
+                _registered_method=True)
+        self.PinModel = channel.unary_unary(
+                '/shoal.shard_store.v1.ShardStoreService/PinModel',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PinModelRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PinModelResponse.FromString,
+                _registered_method=True)
+        self.UnpinModel = channel.unary_unary(
+                '/shoal.shard_store.v1.ShardStoreService/UnpinModel',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.UnpinModelRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.UnpinModelResponse.FromString,
+                _registered_method=True)
+        self.RemoveModel = channel.unary_unary(
+                '/shoal.shard_store.v1.ShardStoreService/RemoveModel',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.RemoveModelRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.RemoveModelResponse.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/shoal.shard_store.v1.ShardStoreService/Prune',
+                request_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PruneRequest.SerializeToString,
+                response_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PruneResponse.FromString,
+                _registered_method=True)
 
 
 class ShardStoreServiceServicer(object):
@@ -81,6 +116,57 @@ class ShardStoreServiceServicer(object):
 
     def ReadBlob(self, request, context):
         """Bytes of one blob from offset on; resume by asking again. Verified before the first byte.
+        A blob that a manifest of this store names and another store holds is fetched first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcquireModel(self, request, context):
+        """Brings a model here from a hub, a URL, other shard-stores, or a GGUF file, and streams progress;
+        the last message is complete. Leaving the stream does not end the download; asking again joins
+        it, or goes on where a process that died left off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDownloads(self, request, context):
+        """Downloads that run, wait, or ended a short while ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelDownload(self, request, context):
+        """What is complete stays, and what is unfinished waits for the model to be asked for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinModel(self, request, context):
+        """Pinned groups are never pruned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveModel(self, request, context):
+        """Forgets a model, or some of its layers, and frees what nothing else needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Removes what enough other shard-stores hold. Says what it removed, and why it kept the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +194,41 @@ def add_ShardStoreServiceServicer_to_server(servicer, server):
                     servicer.ReadBlob,
                     request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ReadBlobRequest.FromString,
                     response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ReadBlobResponse.SerializeToString,
+            ),
+            'AcquireModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.AcquireModel,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.AcquireModelRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.AcquireModelResponse.SerializeToString,
+            ),
+            'ListDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDownloads,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ListDownloadsRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ListDownloadsResponse.SerializeToString,
+            ),
+            'CancelDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelDownload,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.CancelDownloadRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.CancelDownloadResponse.SerializeToString,
+            ),
+            'PinModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinModel,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PinModelRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PinModelResponse.SerializeToString,
+            ),
+            'UnpinModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinModel,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.UnpinModelRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.UnpinModelResponse.SerializeToString,
+            ),
+            'RemoveModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveModel,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.RemoveModelRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.RemoveModelResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PruneRequest.FromString,
+                    response_serializer=shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PruneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +339,195 @@ class ShardStoreService(object):
             '/shoal.shard_store.v1.ShardStoreService/ReadBlob',
             shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ReadBlobRequest.SerializeToString,
             shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ReadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/AcquireModel',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.AcquireModelRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.AcquireModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/ListDownloads',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ListDownloadsRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.ListDownloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/CancelDownload',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.CancelDownloadRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.CancelDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/PinModel',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PinModelRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PinModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/UnpinModel',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.UnpinModelRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.UnpinModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/RemoveModel',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.RemoveModelRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.RemoveModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.shard_store.v1.ShardStoreService/Prune',
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PruneRequest.SerializeToString,
+            shoal_dot_shard__store_dot_v1_dot_shard__store__pb2.PruneResponse.FromString,
             options,
             channel_credentials,
             insecure,
