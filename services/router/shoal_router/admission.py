@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shoal_common.errors import ShoalError
 from shoal_router.errors import QueueFull
 from shoal_router.pipeline import Pipeline
+from shoal_router.request import Request
+
+Choose = Callable[["Ticket", Sequence[Pipeline]], Pipeline | None]
+"""Which of the pipelines that have room, none of them lost to the ticket before, takes it; None:
+it waits."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
     """One generation's place: waiting (position > 0), running (pipeline set) or failed (error)."""
 
-    request_id: str
-    model: str
+    request: Request
     arrival: int
     opened_at_s: float
     served_at_s: float
@@ -36,6 +40,14 @@ class Ticket:
     loading_percent: int | None = None
     """Set while the model is being loaded for those who wait."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def model(self) -> str:
+        return self.request.model
 
     def may_use(self, pipeline: Pipeline) -> bool:
         return self.excluded.isdisjoint(pipeline.incarnations)
@@ -52,6 +64,7 @@ class Admission:
     def __init__(self, *, in_flight_max: int, waiting_max: int) -> None:
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
+        self.choose: Choose = self.least_loaded
         self._loads: Counter[str] = Counter()
         self._queues: dict[str, list[Ticket]] = {}
         self.in_flight_count = 0
@@ -84,7 +97,7 @@ class Admission:
             return
         still_waiting: list[Ticket] = []
         for ticket in queue:
-            pipeline = self._least_loaded([p for p in pipelines if ticket.may_use(p)])
+            pipeline = self._chosen(ticket, pipelines)
             if pipeline is None:
                 still_waiting.append(ticket)
             else:
@@ -117,10 +130,13 @@ class Admission:
         """Plans in flight on the busiest stage: pipelines of before may share some stages."""
         return max(self._loads[incarnation] for incarnation in pipeline.incarnations)
 
-    def _least_loaded(self, pipelines: Sequence[Pipeline]) -> Pipeline | None:
+    def least_loaded(self, ticket: Ticket, pipelines: Sequence[Pipeline]) -> Pipeline | None:
         """By load times predicted step time, so that a slow pipeline fills behind a fast one."""
-        free = [p for p in pipelines if self.load(p) < self._in_flight_max]
-        return min(free, key=lambda p: (self.load(p) + 1) * max(p.time_us, 1), default=None)
+        return min(pipelines, key=lambda p: (self.load(p) + 1) * max(p.time_us, 1), default=None)
+
+    def _chosen(self, ticket: Ticket, pipelines: Sequence[Pipeline]) -> Pipeline | None:
+        usable = [p for p in pipelines if ticket.may_use(p) and self.load(p) < self._in_flight_max]
+        return self.choose(ticket, usable) if usable else None
 
     def _take(self, ticket: Ticket, pipeline: Pipeline) -> None:
         self._loads.update(pipeline.incarnations)

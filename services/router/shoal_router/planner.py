@@ -34,6 +34,7 @@ from shoal_router.pipeline import (
     missing_ranges,
     pipelines_of,
 )
+from shoal_router.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +105,14 @@ class Planner:
         self._seen_version = -1
         self._valid_until_s = 0.0
 
-    def open(self, request_id: str, model: str) -> Ticket:
+    def open(self, request: Request) -> Ticket:
         """A ticket that runs or waits. Raises UnknownModel, Unavailable or Overloaded."""
         self.refresh()
-        if model not in self._models():
-            raise self._unknown(model)
+        if request.model not in self._models():
+            raise self._unknown(request.model)
         now_s = self._clock.monotonic()
         self._arrivals += 1
-        ticket = Ticket(request_id, model, self._arrivals, opened_at_s=now_s, served_at_s=now_s)
+        ticket = Ticket(request, self._arrivals, opened_at_s=now_s, served_at_s=now_s)
         self._enter(ticket)
         return ticket
 

@@ -18,6 +18,7 @@ from shoal_router.fleet_view import FleetView
 from shoal_router.metrics import Metrics
 from shoal_router.pipeline import Pipeline
 from shoal_router.planner import ModelState, Planner, Readiness
+from shoal_router.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
     ) -> AsyncIterator[pb.PlanResponse]:
         with self._metrics.requests.observed("Plan"):
             opening = await self._opening(request_iterator)
-            ticket = self._planner.open(opening.request_id, opening.model)
+            ticket = self._planner.open(request_of(opening))
             reader = asyncio.create_task(self._listen(request_iterator, ticket))
             reader.add_done_callback(lambda _: ticket.changed.set())
             try:
@@ -151,6 +152,23 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
                 await ticket.changed.wait()
                 ticket.changed.clear()
         reader.result()
+
+
+def request_of(opening: pb.PlanOpen) -> Request:
+    return Request(
+        request_id=opening.request_id,
+        model=opening.model,
+        tenant=opening.tenant,
+        prompt_token_count=opening.prompt_token_count,
+        max_tokens=opening.max_tokens,
+        session_id=opening.session_id,
+        privacy=opening.privacy,
+        prefix_block_hashes=tuple(opening.prefix_block_hashes),
+        driver_host_id=opening.driver_host_id,
+        wants_boomerang=opening.wants_boomerang,
+        adapter_id=opening.adapter_id,
+        remaining_s=opening.remaining_ms / 1000 if opening.remaining_ms else None,
+    )
 
 
 def pipeline_message(pipeline: Pipeline) -> pipeline_pb2.Pipeline:

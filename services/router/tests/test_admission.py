@@ -5,6 +5,7 @@ import pytest
 from shoal_router.admission import Admission, Ticket
 from shoal_router.errors import QueueFull
 from shoal_router.pipeline import Pipeline
+from shoal_router.request import Request
 from shoal_router.testing import MODEL, engine
 
 FAST = Pipeline((engine("fast"),), time_us=100)
@@ -12,7 +13,7 @@ SLOW = Pipeline((engine("slow"),), time_us=250)
 
 
 def ticket(arrival: int) -> Ticket:
-    return Ticket(f"req-{arrival}", MODEL, arrival, opened_at_s=0, served_at_s=0)
+    return Ticket(Request(f"req-{arrival}", MODEL), arrival, opened_at_s=0, served_at_s=0)
 
 
 def entered(admission: Admission, count: int, *pipelines: Pipeline) -> list[Ticket]:

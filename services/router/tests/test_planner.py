@@ -23,6 +23,7 @@ from shoal_router.loading import LoadOptions, Loads
 from shoal_router.metrics import Metrics
 from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
+from shoal_router.request import Request
 from shoal_router.testing import MODEL, FakeAgents, beat, status
 
 
@@ -34,7 +35,7 @@ class Fleet:
     planner: Planner
 
     def open(self, request_id: str = "req") -> Ticket:
-        return self.planner.open(request_id, MODEL)
+        return self.planner.open(Request(request_id, MODEL))
 
 
 def make_fleet(*, plan_wait_s: float = 0.0, in_flight_max: int = 8) -> Fleet:
@@ -106,7 +107,7 @@ def test_unknown_model_names_the_known_ones() -> None:
     fleet = make_fleet()
     fleet.view.hear(beat("a"))
     with pytest.raises(UnknownModel, match="known: heavyweight"):
-        fleet.planner.open("req", "other")
+        fleet.planner.open(Request("req", "other"))
 
 
 def test_a_router_that_just_started_does_not_deny_a_model() -> None:
@@ -114,10 +115,10 @@ def test_a_router_that_just_started_does_not_deny_a_model() -> None:
     view, admission = FleetView(clock), Admission(in_flight_max=1, waiting_max=1)
     planner = make_planner(view, admission, clock, PlannerOptions(Costs()))
     with pytest.raises(RouterStarting):
-        planner.open("req", MODEL)
+        planner.open(Request("req", MODEL))
     clock.jump(3)
     with pytest.raises(UnknownModel):
-        planner.open("req", MODEL)
+        planner.open(Request("req", MODEL))
 
 
 def test_a_lost_stage_leads_to_another_pipeline_with_the_next_attempt() -> None:
