@@ -48,7 +48,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "remaining_ms", "pipeline", "attempt", "token_ids", "chat_task", "generated", "sampling", "max_tokens", "stop_token_ids", "tenant", "adapter_id", "grammar", "ignore_eos")
+    __slots__ = ("request_id", "remaining_ms", "pipeline", "attempt", "token_ids", "chat_task", "generated", "sampling", "max_tokens", "stop_token_ids", "tenant", "adapter_id", "grammar", "ignore_eos", "keep_alive_ms")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class GenerateRequest(_message.Message):
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_MS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     remaining_ms: int
     pipeline: _pipeline_pb2.Pipeline
@@ -77,7 +78,8 @@ class GenerateRequest(_message.Message):
     adapter_id: str
     grammar: _chat_pb2.GrammarSpec
     ignore_eos: bool
-    def __init__(self, request_id: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., pipeline: _Optional[_Union[_pipeline_pb2.Pipeline, _Mapping]] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat_task: _Optional[_Union[_chat_pb2.ChatTask, _Mapping]] = ..., generated: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_chat_pb2.SamplingSpec, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., adapter_id: _Optional[str] = ..., grammar: _Optional[_Union[_chat_pb2.GrammarSpec, _Mapping]] = ..., ignore_eos: bool = ...) -> None: ...
+    keep_alive_ms: int
+    def __init__(self, request_id: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., pipeline: _Optional[_Union[_pipeline_pb2.Pipeline, _Mapping]] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat_task: _Optional[_Union[_chat_pb2.ChatTask, _Mapping]] = ..., generated: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_chat_pb2.SamplingSpec, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., adapter_id: _Optional[str] = ..., grammar: _Optional[_Union[_chat_pb2.GrammarSpec, _Mapping]] = ..., ignore_eos: bool = ..., keep_alive_ms: _Optional[int] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token_id", "logprob")
@@ -141,17 +143,23 @@ class Finished(_message.Message):
     step_count: int
     def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., prompt_token_count: _Optional[int] = ..., generated_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., near_tie_count: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., step_count: _Optional[int] = ...) -> None: ...
 
+class Alive(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GenerateResponse(_message.Message):
-    __slots__ = ("admitted", "tokens", "text", "finished")
+    __slots__ = ("admitted", "tokens", "text", "finished", "alive")
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
     admitted: Admitted
     tokens: TokensDelta
     text: TextDelta
     finished: Finished
-    def __init__(self, admitted: _Optional[_Union[Admitted, _Mapping]] = ..., tokens: _Optional[_Union[TokensDelta, _Mapping]] = ..., text: _Optional[_Union[TextDelta, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    alive: Alive
+    def __init__(self, admitted: _Optional[_Union[Admitted, _Mapping]] = ..., tokens: _Optional[_Union[TokensDelta, _Mapping]] = ..., text: _Optional[_Union[TextDelta, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ...) -> None: ...
 
 class SequenceKey(_message.Message):
     __slots__ = ("sequence", "attempt")
@@ -265,21 +273,29 @@ class Lease(_message.Message):
     head_incarnation: str
     def __init__(self, head_incarnation: _Optional[str] = ...) -> None: ...
 
+class Ping(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
 class LinkRequest(_message.Message):
-    __slots__ = ("hello", "attach", "grow", "frame", "detach", "lease")
+    __slots__ = ("hello", "attach", "grow", "frame", "detach", "lease", "ping")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     GROW_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     DETACH_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
     hello: LinkHello
     attach: Attach
     grow: Grow
     frame: Frame
     detach: Detach
     lease: Lease
-    def __init__(self, hello: _Optional[_Union[LinkHello, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., detach: _Optional[_Union[Detach, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+    ping: Ping
+    def __init__(self, hello: _Optional[_Union[LinkHello, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., detach: _Optional[_Union[Detach, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
 
 class LinkReady(_message.Message):
     __slots__ = ("incarnation",)
