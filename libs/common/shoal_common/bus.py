@@ -115,7 +115,7 @@ class NatsBus:
     async def connect(cls, url: str, *, token: str = "", name: str = "") -> NatsBus:
         """Connect within 10 s. Raises Unavailable naming the address."""
         client = Client()
-        is_connected = False
+        is_begun = is_connected = False
 
         async def on_error(error: Exception) -> None:
             # nats-py would try a refused token again for ever.
@@ -126,6 +126,7 @@ class NatsBus:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await _until_open(url)
+                is_begun = True
                 await client.connect(
                     url,
                     token=token or None,
@@ -143,7 +144,7 @@ class NatsBus:
                 "running, and is the fleet token right?"
             ) from err
         finally:
-            if not is_connected:
+            if is_begun and not is_connected:  # Its close fails where nothing was begun.
                 await client.close()
         return cls(client)
 

@@ -1,8 +1,10 @@
 """From a folder's facts to shards: which tensor goes where, and the manifest that says so.
 
 Owns the manifest's format and the packing rule. Pure: it reads and writes no file. Groups are what
-a worker asks for (embedding, one layer, head); a segment is a run of bytes of one group in one
-shard; a shard is a file of about `shard_size_bytes`.
+a worker asks for (embedding, one layer, head); a shard is a file of at most about
+`shard_size_bytes` that holds tensors of one group, so that a store may keep some groups without
+the others; a segment is what of a group lies in one shard. In a draft, digests of groups that
+nobody has fetched yet are empty.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ class ModelFacts:
     layer_count: int
     context_length: int
     tie_embeddings: bool
+    width: int = 0
+    """Values of one token between two layers; 0 where the configuration does not say."""
+    kv_width: int = 0
+    """Values of one token's keys and values in one layer; 0 where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -92,28 +98,26 @@ class _Packer:
     """Fills shards in order; a tensor is never cut, so a huge one makes a huge shard."""
 
     shard_size_bytes: int
-    shard: int = 0
-    used_bytes: int = 0
+    shard_count: int = 0
     segments: list[SegmentPlan] = field(default_factory=list)
 
     def pack(self, tensors: Sequence[StoredTensor]) -> tuple[SegmentPlan, ...]:
+        """Shards of one group."""
         self.segments = []
         run: list[StoredTensor] = []
-        start = self.used_bytes
+        used_bytes = 0
         for tensor in tensors:
-            if self.used_bytes and self.used_bytes + tensor.size_bytes > self.shard_size_bytes:
-                self._close(start, run)
-                run, start = [], 0
-                self.shard += 1
-                self.used_bytes = 0
+            if run and used_bytes + tensor.size_bytes > self.shard_size_bytes:
+                self._close(run)
+                run, used_bytes = [], 0
             run.append(tensor)
-            self.used_bytes += tensor.size_bytes
-        self._close(start, run)
+            used_bytes += tensor.size_bytes
+        self._close(run)
         return tuple(self.segments)
 
-    def _close(self, offset_bytes: int, run: list[StoredTensor]) -> None:
-        if run:
-            self.segments.append(SegmentPlan(self.shard, offset_bytes, tuple(run)))
+    def _close(self, run: list[StoredTensor]) -> None:
+        self.segments.append(SegmentPlan(self.shard_count, 0, tuple(run)))
+        self.shard_count += 1
 
 
 def plan_shards(
@@ -141,7 +145,7 @@ def plan_shards(
     groups = tuple(
         GroupPlan(name, _layer_of(name), packer.pack(members)) for name, members in grouped.items()
     )
-    return ShardPlan(groups, packer.shard + 1)
+    return ShardPlan(groups, packer.shard_count)
 
 
 def _layer_of(group: str) -> int | None:
@@ -180,7 +184,26 @@ def facts_of(config: Mapping[str, Any], tensor_names: Sequence[str]) -> ModelFac
         layer_count=_count(config, "num_hidden_layers", None, LAYER_COUNT_MAX),
         context_length=_context_length(config),
         tie_embeddings=is_tied,
+        width=_stated(config, "hidden_size"),
+        kv_width=_kv_width(config),
     )
+
+
+def _kv_width(config: Mapping[str, Any]) -> int:
+    latent = _stated(config, "kv_lora_rank")
+    if latent:
+        return latent + _stated(config, "qk_rope_head_dim")
+    query_heads = _stated(config, "num_attention_heads")
+    heads = _stated(config, "num_key_value_heads") or query_heads
+    width = _stated(config, "head_dim")
+    if not width and query_heads:
+        width = _stated(config, "hidden_size") // query_heads
+    return 2 * heads * width
+
+
+def _stated(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    return value if type(value) is int and 0 < value < 1 << 24 else 0
 
 
 def _context_length(config: Mapping[str, Any]) -> int:
@@ -215,9 +238,13 @@ def manifest_bytes(
     shards: Sequence[BlobRef],
     plan: ShardPlan,
     segment_digests: Mapping[SegmentPlan, str],
+    source: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The canonical bytes of a manifest: sorted keys, no spaces, ASCII."""
-    document = {
+    """The canonical bytes of a manifest: sorted keys, no spaces, ASCII.
+
+    source: identity of the remote files, so that parts of different weights are never mixed.
+    """
+    document: dict[str, Any] = {
         "format": FORMAT,
         "model": model,
         "architecture": facts.architecture,
@@ -237,6 +264,17 @@ def manifest_bytes(
             for group in plan.groups
         ],
     }
+    if facts.width:
+        document["width"] = facts.width
+    if facts.kv_width:
+        document["kv_width"] = facts.kv_width
+    if source is not None:
+        document["source"] = dict(source)
+    return canonical_bytes(document)
+
+
+def canonical_bytes(document: Mapping[str, Any]) -> bytes:
+    """The one way in which a manifest is written."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -248,15 +286,16 @@ def _segment_json(segment: SegmentPlan, digest: str) -> dict[str, Any]:
     tensors: list[dict[str, Any]] = []
     offset_bytes = 0
     for tensor in segment.tensors:
-        tensors.append(
-            {
-                "name": tensor.name,
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "offset_bytes": offset_bytes,
-                "size_bytes": tensor.size_bytes,
-            }
-        )
+        entry = {
+            "name": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "offset_bytes": offset_bytes,
+            "size_bytes": tensor.size_bytes,
+        }
+        if tensor.permuted_heads:
+            entry["permuted_heads"] = tensor.permuted_heads
+        tensors.append(entry)
         offset_bytes += tensor.size_bytes
     return {
         "shard": segment.shard,

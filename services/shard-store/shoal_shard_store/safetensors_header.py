@@ -50,12 +50,20 @@ class StoredTensor:
     file_name: str
     offset_bytes: int
     size_bytes: int
+    permuted_heads: int = 0
+    """Heads whose rows a GGUF converter has put in another order (see `gguf_model`); 0: as named."""
 
 
 def read_header(descriptor: int, file_name: str) -> list[StoredTensor]:
     """Tensors of an open file, by offset. Raises UntrustedFolder for anything out of the format."""
     file_size_bytes = os.fstat(descriptor).st_size
-    prefix = os.pread(descriptor, 8, 0)
+    header_size_bytes = header_size(os.pread(descriptor, 8, 0), file_name, file_size_bytes)
+    raw = os.pread(descriptor, header_size_bytes, 8)
+    return parse_header(raw, file_name, file_size_bytes)
+
+
+def header_size(prefix: bytes, file_name: str, file_size_bytes: int) -> int:
+    """Bytes of the JSON that follows a file's first 8 bytes. Raises UntrustedFolder."""
     if len(prefix) < 8:
         raise UntrustedFolder(file_name, "shorter than a safetensors header", _DOWNLOAD_AGAIN)
     (header_size_bytes,) = struct.unpack("<Q", prefix)
@@ -66,10 +74,17 @@ def read_header(descriptor: int, file_name: str) -> list[StoredTensor]:
             f"its header claims {header_size_bytes} bytes, at most {most} are possible",
             _DOWNLOAD_AGAIN,
         )
-    raw = os.pread(descriptor, header_size_bytes, 8)
+    return int(header_size_bytes)
+
+
+def parse_header(raw: bytes, file_name: str, file_size_bytes: int) -> list[StoredTensor]:
+    """Tensors that the header `raw` of a file of that size describes, by offset.
+
+    Raises UntrustedFolder for anything out of the format.
+    """
     entries = _parse_json(raw, file_name)
     entries.pop("__metadata__", None)
-    data_start = 8 + header_size_bytes
+    data_start = 8 + len(raw)
     tensors = [_tensor(name, entry, file_name, data_start) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.offset_bytes, tensor.size_bytes, tensor.name))
     _check_layout(tensors, file_name, data_start, file_size_bytes)

@@ -53,7 +53,7 @@ async def test_manifest_leads_to_the_bytes_of_every_tensor(
     stored = store.catalog.get("tiny")
     assert stored.revision == last.revision == blake3(stored.manifest_json).hexdigest()
     document = stored.document()
-    assert len(document["shards"]) == 3
+    assert len(document["shards"]) == 4
     source = (model_folder / "model.safetensors").read_bytes()
     found = 0
     for group in document["groups"]:
