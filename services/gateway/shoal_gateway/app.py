@@ -22,7 +22,7 @@ from shoal_common.tokens import TemplateRenderer
 from shoal_gateway.access.gate import Gate
 from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.access.opening import make_gate
-from shoal_gateway.answers import Answers
+from shoal_gateway.answers import Answers, Backend
 from shoal_gateway.auth import load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
@@ -33,6 +33,7 @@ from shoal_gateway.http.caller import FIELD_POLICY, FieldPolicy
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.completions import CompletionRoutes
 from shoal_gateway.http.embeddings import EmbeddingRoutes
+from shoal_gateway.http.far_responses import FarResponses
 from shoal_gateway.http.headers import add_headers
 from shoal_gateway.http.health import HealthRoutes
 from shoal_gateway.http.keys import KeyRoutes
@@ -61,7 +62,7 @@ from shoal_gateway.parent import run_parent
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
 from shoal_gateway.probe import probe
 from shoal_gateway.prompt import Prompts
-from shoal_gateway.providers.assembly import ProviderConfig, open_providers
+from shoal_gateway.providers.assembly import ProviderConfig, Providers, open_providers
 from shoal_gateway.providers.claude_cli import ClaudeBackend, ClaudeCli, ClaudeConfig
 from shoal_gateway.providers.client import ClientLimits
 from shoal_gateway.providers.keys import SECRET_FILE_NAME, FoundKey
@@ -69,6 +70,7 @@ from shoal_gateway.providers.last_word import LastWord
 from shoal_gateway.providers.routing import NamedModel, RoutingRules
 from shoal_gateway.providers.table import PROVIDERS
 from shoal_gateway.responses.background import BackgroundRuns
+from shoal_gateway.responses.places import ResponsePlaces
 from shoal_gateway.responses.store import ResponseStore, StoreLimits
 from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings, found_variables, search_path
@@ -142,9 +144,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         )
         _set_policies(app, settings, clock)
         app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
-        relay = partial(
-            ProviderRelay, providers.routing, providers.client, (local, by_claude), meter, metrics
-        )
+        earlier = (local, by_claude)
+        relay = _relay(providers, earlier, meter, metrics, settings.keep_alive_s)
         _add_chats(app, answers, Answers([local], meter=meter), relay, metrics, clock, settings)
         ModelRoutes(directory, traits, providers.models).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
@@ -315,6 +316,20 @@ def _provider_config(settings: Settings) -> ProviderConfig:
     )
 
 
+def _relay(
+    providers: Providers,
+    earlier: tuple[Backend, ...],
+    meter: TokenMeter,
+    metrics: Metrics,
+    keep_alive_s: float,
+) -> Callable[[Clock, Dialect], ProviderRelay]:
+    """A relay for each dialect that providers speak."""
+    routing, client = providers.routing, providers.client
+    return partial(
+        ProviderRelay, routing, client, earlier, meter, metrics, keep_alive_s=keep_alive_s
+    )
+
+
 def _add_chats(
     app: web.Application,
     answers: Answers,
@@ -348,10 +363,11 @@ def _add_responses(
         alive_s=settings.response_alive_s,
     )
     store = ResponseStore(shared, store_limits, clock)
+    far = FarResponses(relay, ResponsePlaces(shared, settings.response_ttl_s))
     runs = BackgroundRuns(store, clock, settings.response_background_max, settings.drain_timeout_s)
     metrics.background_responses.set_function(lambda: runs.count)
     ResponsesRoutes(
-        answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s, relay
+        answers, store, runs, metrics, clock, _is_strict(settings), settings.keep_alive_s, far
     ).add_to(app)
     ResponsesAdminRoutes(store).add_to(app)
 

@@ -153,6 +153,22 @@ async def test_leaving_hangs_up_on_the_provider(house: House) -> None:
     await house.provider.is_hung_up.wait()
 
 
+@pytest.mark.parametrize("event", [b"", chunk({"content": "and so on"})])
+async def test_a_provider_s_silence_is_filled_between_events(
+    start_house: Any, event: bytes
+) -> None:
+    keep_alive = b": keep-alive\n\n"
+    async with start_house(keep_alive_s=0.05) as house:
+        half = chunk({"content": "never whole"})[:20]
+        house.provider.says(Reply([event, half] if event else [half], holds=True))
+        body = {"model": "gpt-4o", "messages": HELLO, "stream": True}
+        async with house.http.post("/v1/chat/completions", json=body) as answer:
+            data = b""
+            while data.count(keep_alive) < 2:
+                data += await answer.content.readany()
+    assert data.replace(keep_alive, b"") == event
+
+
 async def test_what_a_hosted_provider_refuses_is_translated_away(house: House) -> None:
     house.provider.says(openai_stream("fine"))
     answer = await house.openai.chat.completions.create(

@@ -6,10 +6,11 @@ stream nothing but a usage chunk nobody asked for. Whatever needs more is for tr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -88,6 +89,29 @@ class _Ending:
         return sse.KEEP_ALIVE
 
 
+class Witness(Protocol):
+    """Sees an answer before the client does."""
+
+    async def saw(self, data: bytes) -> None:
+        """A whole body, or the next events of a stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What goes out, and what is to be done with what comes back."""
+
+    path: str
+    data: bytes | None = field(repr=False)
+    is_stream: bool
+    method: str = "POST"
+    headers: dict[str, str] = field(default_factory=dict)
+    drops_usage: bool = False
+    # A question about an answer that was counted, or will be, is not counted itself.
+    is_counted: bool = True
+    witness: Witness | None = None
+
+
 @dataclass(frozen=True)
 class ProviderRelay:
     """Asked before an answer is opened. `earlier` are the backends that come before providers."""
@@ -99,9 +123,14 @@ class ProviderRelay:
     metrics: Metrics
     clock: Clock
     dialect: Dialect
+    keep_alive_s: float
 
     async def relay(
-        self, request: web.Request, body: dict[str, Any], task: ChatTask | None = None
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        task: ChatTask | None = None,
+        witness: Witness | None = None,
     ) -> web.StreamResponse | None:
         """The provider's answer as it is; None where this is not the way.
 
@@ -118,22 +147,43 @@ class ProviderRelay:
             options = body.get("stream_options") or {}
             drops_usage = not options.get("include_usage")
             sent["stream_options"] = options | {"include_usage": True}
-        data = encoded(sent)
         passed = {n: request.headers[n] for n in self.dialect.headers if n in request.headers}
         self.meter.answered_by(request[REQUEST_ID], body["model"])
+        is_stream = bool(body.get("stream"))
+        outgoing = _Sent(
+            self.dialect.path,
+            encoded(sent),
+            is_stream,
+            headers=passed,
+            drops_usage=drops_usage,
+            witness=witness,
+        )
+        return await self._exchange(request, endpoint, outgoing)
+
+    async def ask(
+        self, request: web.Request, endpoint: Endpoint, path: str, witness: Witness
+    ) -> web.StreamResponse:
+        """The provider's answer to the request itself, without a body, as it is."""
+        is_stream = request.query.get("stream") == "true"
+        sent = _Sent(path, None, is_stream, request.method, is_counted=False, witness=witness)
+        return await self._exchange(request, endpoint, sent)
+
+    async def _exchange(
+        self, request: web.Request, endpoint: Endpoint, sent: _Sent
+    ) -> web.StreamResponse:
         async with self.client.gate(endpoint).request(endpoint.model) as guarded:
             while True:
                 try:
                     async with self.client.open(
-                        endpoint, self.dialect.path, data, passed
+                        endpoint, sent.path, sent.data, sent.headers, sent.method
                     ) as upstream:
-                        if upstream.is_stream is not bool(body.get("stream")):
+                        if upstream.is_stream is not sent.is_stream:
                             raise ProviderAnswerBroken(
                                 endpoint.name, "is not of the form asked for"
                             )
                         if upstream.is_stream:
-                            return await self._stream(request, upstream, drops_usage, len(data))
-                        return await self._whole(request, upstream)
+                            return await self._stream(request, upstream, sent)
+                        return await self._whole(request, upstream, sent)
                 except ShoalError as err:
                     if request.get(STREAM) is not None:
                         raise
@@ -175,45 +225,63 @@ class ProviderRelay:
                 return None
         return endpoint
 
-    async def _whole(self, request: web.Request, upstream: Upstream) -> web.Response:
+    async def _whole(self, request: web.Request, upstream: Upstream, sent: _Sent) -> web.Response:
         raw = await upstream.read()
         value = parsed(upstream.provider, raw)
-        if value.get("error"):
+        # A response that failed tells its error, and is an answer all the same.
+        if value.get("error") and value.get("object") != "response":
             raise self._refusal(upstream, value)
-        self._count(request, usage_from(usage_fields(raw)))
+        if sent.witness is not None:
+            await sent.witness.saw(raw)
+        if sent.is_counted:
+            self.count(request, usage_from(usage_fields(raw)))
         return web.Response(body=raw, content_type="application/json")
 
     async def _stream(
-        self, request: web.Request, upstream: Upstream, drops_usage: bool, sent_size_bytes: int
+        self, request: web.Request, upstream: Upstream, sent: _Sent
     ) -> web.StreamResponse:
-        """One write for each read."""
-        relayed = RelayedStream(drops_usage)
+        """One write for each read, which ends with an event; between them silence is answered."""
+        relayed = RelayedStream(sent.drops_usage)
         response = web.StreamResponse(headers=http_sse.HEADERS)
         size_bytes_max = self.client.limits.response_size_bytes_max
         ending = _Ending(self.dialect.failure)
         started_at = self.clock.monotonic()
+        silence = http_sse.Silence(self.keep_alive_s)
+        writing = asyncio.Lock()
+
+        async def write(data: bytes) -> None:
+            async with writing:
+                if not response.prepared:
+                    await response.prepare(request)
+                    request[STREAM] = BegunStream(response, ending)
+                await response.write(data)
+
         try:
-            async with aclosing(upstream.chunks()) as chunks:
+            async with (
+                aclosing(upstream.chunks()) as chunks,
+                silence.answered(lambda: write(ending.keep_alive())),
+            ):
+                is_first = True
                 async for chunk in chunks:
                     if data := relayed.feed(chunk):
-                        if not response.prepared:
+                        if is_first:
+                            is_first = False
                             first_s = self.clock.monotonic() - started_at
                             self.metrics.time_to_first_token.observe(first_s)
-                            await response.prepare(request)
-                            request[STREAM] = BegunStream(response, ending)
-                        await response.write(data)
+                        if sent.witness is not None:
+                            await sent.witness.saw(data)
+                        await write(data)
+                        silence.broken()
                     if relayed.error:
                         raise self._refusal(upstream, relayed.error)
                     if relayed.waiting_size_bytes > size_bytes_max:
                         raise too_large(upstream.provider, size_bytes_max)
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write(relayed.flush())
+            await write(relayed.flush())
             await response.write_eof()
         finally:
-            if response.prepared:
-                guess = Usage(tokens_of_chars(sent_size_bytes), relayed.event_count)
-                self._count(request, relayed.usage() or guess)
+            if response.prepared and sent.is_counted:
+                guess = Usage(tokens_of_chars(len(sent.data or b"")), relayed.event_count)
+                self.count(request, relayed.usage() or guess)
         return response
 
     def _refusal(self, upstream: Upstream, value: dict[str, Any]) -> ShoalError:
@@ -222,7 +290,8 @@ class ProviderRelay:
             reveal(error)
         return error
 
-    def _count(self, request: web.Request, usage: Usage) -> None:
+    def count(self, request: web.Request, usage: Usage) -> None:
+        """Put what an answer used into the books of whoever asks."""
         self.meter.count(request[REQUEST_ID], request[CALLER].tenant, usage)
         self.metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
         self.metrics.tokens.labels("completion").inc(usage.completion_tokens)

@@ -26,7 +26,7 @@ from shoal_gateway.dialects.responses_render import (
 )
 from shoal_gateway.http.body import read_object
 from shoal_gateway.http.caller import CALLER, for_caller
-from shoal_gateway.http.middleware import REQUEST_ID
+from shoal_gateway.http.middleware import REQUEST_ID, Handler
 from shoal_gateway.http.paging import page_of, query_integer
 from shoal_gateway.http.streaming import write_stream
 from shoal_gateway.metrics import Metrics, observed
@@ -45,6 +45,10 @@ class ResponsesRelay(Protocol):
 
     async def relay(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse | None:
         """The provider's answer as it is; None when the body's model is not of such a provider."""
+        ...
+
+    async def ask(self, request: web.Request) -> web.StreamResponse | None:
+        """The same for a request about one response; None when no such provider has it."""
         ...
 
 
@@ -108,10 +112,11 @@ class ResponsesRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/responses", self.create)
         app.router.add_post("/v1/responses/input_tokens", self.count_tokens)
-        app.router.add_get("/v1/responses/{response_id}", self.show)
-        app.router.add_delete("/v1/responses/{response_id}", self.delete)
-        app.router.add_post("/v1/responses/{response_id}/cancel", self.cancel)
-        app.router.add_get("/v1/responses/{response_id}/input_items", self.list_items)
+        one = "/v1/responses/{response_id}"
+        app.router.add_get(one, self._here_or_far(self.show))
+        app.router.add_delete(one, self._here_or_far(self.delete))
+        app.router.add_post(f"{one}/cancel", self._here_or_far(self.cancel))
+        app.router.add_get(f"{one}/input_items", self._here_or_far(self.list_items))
         app.on_shutdown.append(self._drain)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -183,6 +188,20 @@ class ResponsesRoutes:
         record = await self._record(request)
         items = await earlier_items(self.store, record.previous_id, record.tenant)
         return web.json_response(page_of(request, [*items, *record.items]))
+
+    def _here_or_far(self, handler: Handler) -> Handler:
+        """Asks a provider for the responses that are not kept here."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except ResponseNotFound:
+                answer = await self.relay.ask(request) if self.relay is not None else None
+                if answer is None:
+                    raise
+                return answer
+
+        return handle
 
     async def _drain(self, app: web.Application) -> None:
         await self.runs.close()

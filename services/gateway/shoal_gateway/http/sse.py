@@ -38,13 +38,27 @@ class Silence:
         A ConnectionError of `speak` ends that: whoever listens is gone. Other errors of it are
         raised at the context's end.
         """
-        task = asyncio.create_task(self._watch(speak))
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[None] | None = None
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            """Few streams are ever silent: only those get a task."""
+            nonlocal task, timer
+            if self.left_s > 0:
+                timer = loop.call_later(self.left_s, look)
+            else:
+                task = loop.create_task(self._watch(speak))
+
+        timer = loop.call_later(self.left_s, look)
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if not task.cancelled():
+            timer.cancel()
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if task is not None and not task.cancelled():
             task.result()
 
     async def _watch(self, speak: Callable[[], Awaitable[None]]) -> None:

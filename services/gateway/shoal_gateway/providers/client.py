@@ -133,13 +133,16 @@ class ProviderClient:
         path: str,
         body: bytes | None,
         headers: dict[str, str] | None = None,
+        method: str = "",
     ) -> AsyncIterator[Upstream]:
-        """One attempt: POST `body`, or GET without one. The status is good once this yields.
+        """One attempt: POST `body`, or GET without one, or what `method` says. The status is good
+        once this yields.
 
         Leaving it early closes the connection, which is how a provider learns to stop.
         Raises ProviderFailed, ProviderRefusedRequest.
         """
-        response = await self._send(endpoint, path, body, headers or {})
+        method = method or ("GET" if body is None else "POST")
+        response = await self._send(method, endpoint, path, body, headers or {})
         try:
             if response.status >= 300:
                 raise await self._refusal(endpoint.name, response)
@@ -161,14 +164,19 @@ class ProviderClient:
                     await request.pause_before_retry(err)
 
     async def _send(
-        self, endpoint: Endpoint, path: str, body: bytes | None, headers: dict[str, str]
+        self,
+        method: str,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
     ) -> aiohttp.ClientResponse:
         sent = headers | auth_headers(endpoint)
         if body is not None:
             sent["Content-Type"] = "application/json"
         try:
             return await self._session.request(
-                "GET" if body is None else "POST",
+                method,
                 f"{endpoint.base_url.rstrip('/')}/{path}",
                 data=body,
                 headers=sent,

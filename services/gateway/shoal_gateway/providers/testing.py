@@ -36,10 +36,12 @@ class Seen:
     body: dict[str, Any]
     # Tells connections apart.
     peer_port: int = 0
+    method: str = "POST"
+    query: str = ""
 
 
 class FakeProvider:
-    """Answers POSTs with `replies` in turn, the last one for ever; lists `models`."""
+    """Answers with `replies` in turn, the last one for ever; lists `models`."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -54,10 +56,19 @@ class FakeProvider:
         self.replies = list(replies)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        body = json.loads(await request.read())
+        body = json.loads(await request.read() or b"{}")
         assert request.transport is not None
         port = request.transport.get_extra_info("peername")[1]
-        self.seen.append(Seen(request.path, dict(request.headers), body, port))
+        self.seen.append(
+            Seen(
+                request.path,
+                dict(request.headers),
+                body,
+                port,
+                request.method,
+                request.query_string,
+            )
+        )
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         response = web.StreamResponse(status=reply.status, headers=dict(reply.headers))
         response.content_type = reply.content_type
@@ -86,8 +97,8 @@ async def fake_provider() -> AsyncIterator[FakeProvider]:
     """The provider while the context is open; `url` is its base URL."""
     provider = FakeProvider()
     app = web.Application()
-    app.router.add_post("/v1/{path:.+}", provider.answer)
     app.router.add_get("/v1/models", provider.list_models)
+    app.router.add_route("*", "/v1/{path:.+}", provider.answer)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
