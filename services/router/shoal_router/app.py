@@ -18,7 +18,7 @@ from shoal_common.rpc import RpcServer, Serve
 from shoal_common.settings import load
 from shoal_common.side import SideServer
 from shoal_router import beats
-from shoal_router.admission import Admission
+from shoal_router.admission import Admission, Bounds
 from shoal_router.announcements import SUBJECT as ANNOUNCEMENTS
 from shoal_router.announcements import Announcements, parse_announcement
 from shoal_router.errors import MalformedAnnouncement, MalformedBeat
@@ -30,6 +30,7 @@ from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
 from shoal_router.rpc import RouterRpc
 from shoal_router.settings import Settings
+from shoal_router.tiers import FixedTiers, Tier
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ async def running(
         suspect_s=settings.suspect_s,
         node_count_max=settings.node_count_max,
     )
-    admission = Admission(in_flight_max=settings.in_flight_max, waiting_max=settings.waiting_max)
+    admission = Admission(_bounds(settings), _tiers(settings), clock)
     announcements = Announcements(clock, settings.announce_timeout_s)
     loads = Loads(
         view,
@@ -182,6 +183,18 @@ def _load_options(settings: Settings) -> LoadOptions:
         wait_s=settings.load_wait_s,
         retry_s=settings.load_retry_s,
         overhead_bytes=settings.load_overhead_mb * MIB,
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(settings.in_flight_max, settings.waiting_max, settings.max_concurrent_requests)
+
+
+def _tiers(settings: Settings) -> FixedTiers:
+    return FixedTiers(
+        Tier[settings.default_tier.upper()],
+        {tenant: Tier[name.upper()] for tenant, name in settings.tenant_tiers.items()},
+        settings.guest_tenants,
     )
 
 

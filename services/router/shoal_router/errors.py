@@ -5,7 +5,9 @@ ShoalError
 │   ├── MalformedBeat         a beat that no worker of ours would send; counted and dropped
 │   └── MalformedAnnouncement the same of a shard-store's word
 ├── Overloaded
-│   └── QueueFull             more plans wait for the model than the queue holds
+│   └── QueueFull             more plans wait than the queue holds
+├── DeadlineExceeded
+│   └── WaitTooLong           a request whose time ends before its turn comes
 └── Unavailable
     ├── RouterStarting        too young to say that a model does not exist
     ├── ModelLoading          engines are there, all still fetching or loading
@@ -18,9 +20,16 @@ ShoalError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from shoal_common.errors import InvalidRequest, Overloaded, PlanUnavailable, Unavailable
+from shoal_common.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PlanUnavailable,
+    Unavailable,
+)
 
 
 def ranges_text(ranges: Sequence[range]) -> str:
@@ -40,11 +49,40 @@ class MalformedAnnouncement(InvalidRequest):
 
 
 class QueueFull(Overloaded):
-    """The bound on waiting plans is reached."""
+    """The bound on waiting plans is reached.
 
-    def __init__(self, model: str, waiting_count: int) -> None:
+    queue_position: the place there would have been in the model's line.
+    """
+
+    def __init__(
+        self, model: str, waiting_max: int, queue_position: int, retry_after_s: float
+    ) -> None:
         super().__init__(
-            f"{waiting_count} requests already wait for model '{model}': try again in a few seconds"
+            f"all {waiting_max} places of the queue are taken; a request for model '{model}' would "
+            f"be number {queue_position}: try again in {math.ceil(retry_after_s)} s"
+        )
+        self.queue_position = queue_position
+        self.retry_after_s = retry_after_s
+
+
+class WaitTooLong(DeadlineExceeded):
+    """Nobody waits in vain."""
+
+    @classmethod
+    def over(cls, model: str, position: int, waited_s: float) -> WaitTooLong:
+        """The time is up, or too short for one step."""
+        return cls(
+            f"the request's time was up after {waited_s:.1f} s at place {position} of the queue "
+            f"for model '{model}': give it more time or try again later"
+        )
+
+    @classmethod
+    def expected(cls, model: str, position: int, wait_s: float, left_s: float) -> WaitTooLong:
+        """The time will be up long before."""
+        return cls(
+            f"about {wait_s:.0f} s of waiting for model '{model}' are expected at place {position} "
+            f"of the queue, and the request has {left_s:.1f} s left: give it more time or try "
+            "again later"
         )
 
 

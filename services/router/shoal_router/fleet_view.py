@@ -233,4 +233,5 @@ def _engine(node_id: str, status: pb.EngineStatus) -> Engine:
         block_size_tokens=status.block_size_tokens,
         context_length=status.context_length,
         layer_time_us=status.layer_time_us,
+        running_max=status.running_max,
     )

@@ -33,6 +33,8 @@ class Engine:
     block_size_tokens: int = 16
     context_length: int = 0
     layer_time_us: int = 0
+    running_max: int = 0
+    """Sequences it runs at once; 0 when it does not say."""
 
     @property
     def is_whole(self) -> bool:

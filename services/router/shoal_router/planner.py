@@ -14,7 +14,7 @@ from enum import Enum
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_common.clock import Clock
 from shoal_common.errors import InvalidRequest, PlanUnavailable, ShoalError, UnknownModel
-from shoal_router.admission import Admission, Ticket
+from shoal_router.admission import Admission
 from shoal_router.announcements import Announcements
 from shoal_router.errors import (
     LayersMissing,
@@ -35,6 +35,7 @@ from shoal_router.pipeline import (
     pipelines_of,
 )
 from shoal_router.request import Request
+from shoal_router.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,10 @@ class Planner:
     def close(self, ticket: Ticket) -> None:
         """Frees what the ticket holds and lets the next in line have it. Idempotent."""
         self._admission.leave(ticket)
-        self._admission.grant(ticket.model, self.pipelines(ticket.model))
+        self.refresh()
+        # A tenant's slot may be what a request for another model waits for.
+        for model in self._admission.waiting_models():
+            self._admission.grant(model, self._pipelines.get(model, ()))
 
     def fail(self, ticket: Ticket, error: ShoalError) -> None:
         self._admission.fail(ticket, error)
@@ -155,6 +159,7 @@ class Planner:
 
     def refresh(self, *, force: bool = False) -> None:
         """Looks at the fleet again if it may have changed, and serves those who wait."""
+        self._admission.expire()
         is_stale = self._clock.monotonic() >= self._valid_until_s
         if not (force or is_stale or self._view.version != self._seen_version):
             return
@@ -186,6 +191,7 @@ class Planner:
                 running=running,
             )
             self._pipelines[model] = tuple(self._numbered(p, running) for p in found)
+        self._admission.observe(self._pipelines)
         self._seen_version = self._view.version
         self._valid_until_s = min(
             self._clock.monotonic() + MEASURED_FOR_S, self._view.next_change_s()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 
 import grpc
@@ -13,12 +14,12 @@ from shoal.router.v1 import router_pb2_grpc
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock
 from shoal_common.errors import InvalidRequest, ShoalError
-from shoal_router.admission import Ticket
 from shoal_router.fleet_view import FleetView
 from shoal_router.metrics import Metrics
 from shoal_router.pipeline import Pipeline
 from shoal_router.planner import ModelState, Planner, Readiness
 from shoal_router.request import Request
+from shoal_router.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -141,12 +142,21 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
             if ticket.pipeline is not None and ticket.attempt != told_attempt:
                 told_attempt, told_place = ticket.attempt, (0, None)
                 waited_s = self._clock.monotonic() - ticket.opened_at_s
-                self._metrics.count_plan(ticket.attempt, waited_s)
-                plan = pb.Plan(attempt=ticket.attempt, pipeline=pipeline_message(ticket.pipeline))
+                self._metrics.count_plan(ticket.attempt, waited_s, ticket.standing.tier)
+                plan = pb.Plan(
+                    attempt=ticket.attempt,
+                    pipeline=pipeline_message(ticket.pipeline),
+                    predicted_step_us=ticket.pipeline.time_us,
+                    queued_ms=_milliseconds(waited_s) if ticket.attempt == 1 else 0,
+                )
                 yield pb.PlanResponse(plan=plan)
             elif ticket.position and (ticket.position, ticket.loading_percent) != told_place:
                 position, percent = told_place = (ticket.position, ticket.loading_percent)
-                queued = pb.QueuePosition(position=position, loading_percent=percent)
+                queued = pb.QueuePosition(
+                    position=position,
+                    loading_percent=percent,
+                    expected_wait_ms=_milliseconds(ticket.expected_wait_s),
+                )
                 yield pb.PlanResponse(queued=queued)
             else:
                 await ticket.changed.wait()
@@ -210,3 +220,8 @@ def _model_state(state: ModelState) -> pb.ModelState:
         loading_percent=state.loading_percent,
         is_loadable=state.is_loadable,
     )
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """Rounded up, so that 0 means that nothing is known; bounded as the wire is."""
+    return 0 if seconds is None else min(math.ceil(seconds * 1000), 2**32 - 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from shoal_common.settings import ServiceSettings
+
+TierName = Literal["bronze", "silver", "gold", "platinum"]
 
 
 class Settings(ServiceSettings, service="router"):
@@ -23,9 +25,20 @@ class Settings(ServiceSettings, service="router"):
     pipelines_per_model: int = Field(default=4, ge=1, le=64)
     """Pipelines kept per model at most; they share no engine."""
     in_flight_max: int = Field(default=32, ge=1, le=65536)
-    """Plans that one pipeline carries at once; further requests wait."""
-    waiting_max: int = Field(default=256, ge=0, le=65536)
-    """Requests that wait for one model at most; further ones are refused."""
+    """Plans that one engine carries at once, or fewer if it runs fewer; further requests wait."""
+    waiting_max: int = Field(default=512, ge=0, le=65536)
+    """Requests that wait at most, over all models; further ones are refused."""
+    max_concurrent_requests: int = Field(default=0, ge=0, le=65536)
+    """Requests of one gold tenant that run at once; bronze has a quarter of it, silver half,
+    platinum twice. 0: shares of what the pipelines carry, which bind only while others want the
+    slots, so that no slot stays free."""
+    default_tier: TierName = "gold"
+    """Tier of tenants that `tenant_tiers` does not name."""
+    tenant_tiers: dict[str, TierName] = Field(default_factory=dict)
+    """Tiers by tenant, as a JSON object: {"tenant": "bronze"}."""
+    guest_tenants: tuple[str, ...] = ()
+    """Tenants outside the own pool, as a JSON list; they go after it. A * at the end of one stands
+    for any ending."""
     plan_wait_s: float = Field(default=0.0, ge=0, le=3600)
     """How long a request waits for missing layers to appear before it fails; 0 fails at once."""
     open_timeout_s: float = Field(default=5.0, gt=0, le=600)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from shoal_router.admission import Admission, Ticket
+from shoal_router.admission import Admission, Bounds
 from shoal_router.errors import QueueFull
 from shoal_router.pipeline import Pipeline
 from shoal_router.request import Request
 from shoal_router.testing import MODEL, engine
+from shoal_router.ticket import Ticket
 
 FAST = Pipeline((engine("fast"),), time_us=100)
 SLOW = Pipeline((engine("slow"),), time_us=250)
@@ -24,13 +25,13 @@ def entered(admission: Admission, count: int, *pipelines: Pipeline) -> list[Tick
 
 
 def test_load_spreads_by_predicted_time() -> None:
-    admission = Admission(in_flight_max=8, waiting_max=0)
+    admission = Admission(Bounds(8, 0))
     used = [t.pipeline for t in entered(admission, 5, FAST, SLOW)]
     assert used == [FAST, FAST, SLOW, FAST, FAST]
 
 
 def test_a_full_pipeline_queues_first_come_first_served() -> None:
-    admission = Admission(in_flight_max=1, waiting_max=5)
+    admission = Admission(Bounds(1, 5))
     first, *waiting = entered(admission, 4, FAST)
     assert [t.position for t in waiting] == [1, 2, 3]
     admission.leave(first)
@@ -40,15 +41,15 @@ def test_a_full_pipeline_queues_first_come_first_served() -> None:
 
 
 def test_beyond_the_bound_nothing_waits() -> None:
-    admission = Admission(in_flight_max=1, waiting_max=2)
+    admission = Admission(Bounds(1, 2))
     entered(admission, 3, FAST)
-    with pytest.raises(QueueFull, match="2 requests already wait"):
+    with pytest.raises(QueueFull, match="all 2 places"):
         admission.enter(ticket(9), [FAST])
     assert (admission.in_flight_count, admission.waiting_count) == (1, 2)
 
 
 def test_leaving_the_queue_moves_the_others_up() -> None:
-    admission = Admission(in_flight_max=1, waiting_max=5)
+    admission = Admission(Bounds(1, 5))
     tickets = entered(admission, 4, FAST)
     tickets[3].changed.clear()
     admission.leave(tickets[1])
@@ -57,7 +58,7 @@ def test_leaving_the_queue_moves_the_others_up() -> None:
 
 
 def test_leaving_twice_frees_one_slot() -> None:
-    admission = Admission(in_flight_max=2, waiting_max=5)
+    admission = Admission(Bounds(2, 5))
     tickets = entered(admission, 2, FAST)
     admission.leave(tickets[0])
     admission.leave(tickets[0])
@@ -66,7 +67,7 @@ def test_leaving_twice_frees_one_slot() -> None:
 
 
 def test_one_that_lost_a_stage_stands_before_later_arrivals_and_is_never_refused() -> None:
-    admission = Admission(in_flight_max=1, waiting_max=1)
+    admission = Admission(Bounds(1, 1))
     tickets = entered(admission, 3, FAST, SLOW)
     admission.release(tickets[0])
     tickets[0].excluded.update(FAST.incarnations)
@@ -79,7 +80,7 @@ def test_one_that_lost_a_stage_stands_before_later_arrivals_and_is_never_refused
 
 
 def test_slots_are_counted_per_engine_across_pipelines() -> None:
-    admission = Admission(in_flight_max=1, waiting_max=5)
+    admission = Admission(Bounds(1, 5))
     shared = engine("a", "0:3")
     before = Pipeline((shared, engine("b", "3:6")), 1)
     after = Pipeline((shared, engine("c", "3:6")), 1)

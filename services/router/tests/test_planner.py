@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_common.errors import InvalidRequest, UnknownModel
 from shoal_common.testing import FakeClock
-from shoal_router.admission import Admission, Ticket
+from shoal_router.admission import Admission, Bounds
 from shoal_router.announcements import Announcements
 from shoal_router.errors import (
     LayersMissing,
@@ -25,6 +25,7 @@ from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
 from shoal_router.request import Request
 from shoal_router.testing import MODEL, FakeAgents, beat, status
+from shoal_router.ticket import Ticket
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Fleet:
 def make_fleet(*, plan_wait_s: float = 0.0, in_flight_max: int = 8) -> Fleet:
     clock = FakeClock()
     view = FleetView(clock)
-    admission = Admission(in_flight_max=in_flight_max, waiting_max=8)
+    admission = Admission(Bounds(in_flight_max, waiting_max=8), clock=clock)
     options = PlannerOptions(Costs(), plan_wait_s=plan_wait_s)
     fleet = Fleet(clock, view, admission, make_planner(view, admission, clock, options))
     clock.jump(3)
@@ -112,7 +113,7 @@ def test_unknown_model_names_the_known_ones() -> None:
 
 def test_a_router_that_just_started_does_not_deny_a_model() -> None:
     clock = FakeClock()
-    view, admission = FleetView(clock), Admission(in_flight_max=1, waiting_max=1)
+    view, admission = FleetView(clock), Admission(Bounds(1, 1), clock=clock)
     planner = make_planner(view, admission, clock, PlannerOptions(Costs()))
     with pytest.raises(RouterStarting):
         planner.open(Request("req", MODEL))
