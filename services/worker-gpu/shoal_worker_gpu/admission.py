@@ -24,13 +24,12 @@ def check_request(request: stage_pb2.GenerateRequest, backend: Backend, incarnat
         raise InvalidRequest("the prompt has no tokens", param="messages")
     if request.max_tokens < 1:
         raise InvalidRequest("max_tokens must be 1 or more", param="max_tokens")
-    known = len(prompt) + len(request.generated.ids)
-    if known >= backend.context_length:
+    if len(prompt) >= backend.context_length:
         raise PromptTooLong(len(prompt), backend.context_length)
     if len(prompt) + request.max_tokens > backend.context_length:
         raise PromptTooLong(len(prompt), backend.context_length, request.max_tokens)
-    if len(request.generated.ids) >= request.max_tokens:
-        raise InvalidRequest("all of max_tokens is generated already", param="generated")
+    if len(request.generated.ids) > request.max_tokens:
+        raise InvalidRequest("more than max_tokens is generated already", param="generated")
     if max(*prompt, *request.generated.ids, 0) >= backend.vocab_size:
         raise InvalidRequest(
             f"a token id is beyond the model's vocabulary of {backend.vocab_size}", param="input"

@@ -1,11 +1,10 @@
 """The worker's own errors.
 
 ShoalError
-├── InvalidRequest
-│   └── WrongEngine          the plan names another range, process or model than this engine
 ├── Overloaded
 │   └── QueueFull            more requests wait than the engine's bound
 ├── Unavailable
+│   ├── WrongEngine          the plan names another range, process or model than this engine
 │   ├── KvExhausted          no KV blocks for a sequence; the head preempts or waits
 │   ├── StaleAttempt         a message of an attempt that has been replaced
 │   ├── StepFailed           a step ended with an error nobody foresaw
@@ -21,7 +20,6 @@ import grpc
 
 from shoal_common.errors import (
     InvalidGrammar,
-    InvalidRequest,
     Overloaded,
     ShoalError,
     StageFailed,
@@ -29,13 +27,10 @@ from shoal_common.errors import (
 )
 
 
-class WrongEngine(InvalidRequest):
-    """The caller believes it speaks to another engine."""
+class WrongEngine(Unavailable):
+    """The caller believes it speaks to another engine; another plan knows better."""
 
     reason = "WRONG_ENGINE"
-    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
-    http_status = 503
-    retryable = True
 
 
 class QueueFull(Overloaded):

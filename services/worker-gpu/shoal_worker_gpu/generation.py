@@ -120,6 +120,15 @@ class Generation:
         if reason is not None:
             self._finish(reason)
 
+    def end_if_complete(self) -> bool:
+        """End at once what an earlier attempt has brought to its end, the word for it excepted."""
+        if self.generated_count == 0:
+            return False
+        reason = self._finish_reason(self.ids[-1])
+        if reason is not None:
+            self._finish(reason)
+        return reason is not None
+
     def fail(self, error: ShoalError) -> None:
         """End with an error. Nothing follows it."""
         if self.phase is not Phase.ENDED:

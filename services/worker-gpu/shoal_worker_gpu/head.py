@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
@@ -120,15 +121,26 @@ class Head:
         if self.is_draining:
             raise EngineNotReady("the engine is draining; ask for another plan")
         check_request(request, self._core.backend, self._core.incarnation)
+        plan = read_sampling(request, grammar)
+        generation = self._generation(request)
+        if generation.end_if_complete():
+            return generation
         if len(self._waiting) >= self._limits.waiting_max:
             raise QueueFull(self._limits.waiting_max)
-        plan = read_sampling(request, grammar)
+        self._live[generation.sequence] = generation
+        self._plans[generation.sequence] = plan
+        self._waiting.append(generation)
+        self._admission.set()
+        self._gauge()
+        return generation
+
+    def _generation(self, request: stage_pb2.GenerateRequest) -> Generation:
         now = self._clock.monotonic()
         prompt = list(request.token_ids.ids)
         stop_ids = frozenset(request.stop_token_ids)
         if not request.ignore_eos:
             stop_ids |= self._core.backend.eos_token_ids
-        generation = Generation(
+        return Generation(
             sequence=new_sequence_id(),
             attempt=max(1, request.attempt),
             request=request,
@@ -141,21 +153,22 @@ class Head:
             deadline_at=now + request.remaining_ms / 1000 if request.remaining_ms else None,
             keys=self._reservations.prefix_keys(request),
         )
-        self._live[generation.sequence] = generation
-        self._plans[generation.sequence] = plan
-        self._waiting.append(generation)
-        self._admission.set()
-        self._gauge()
-        return generation
 
     async def _next_event(self, generation: Generation) -> stage_pb2.GenerateResponse | ShoalError:
-        if generation.deadline_at is None:
-            return await generation.events.get()
-        left_s = generation.deadline_at - self._clock.monotonic()
+        """What the driver hears next; that the head is alive, when there is nothing else."""
+        if not generation.events.empty():
+            return generation.events.get_nowait()
+        keep_alive_ms = generation.request.keep_alive_ms
+        wait_s = keep_alive_ms / 1000 if keep_alive_ms else math.inf
+        left_s = math.inf
+        if generation.deadline_at is not None:
+            left_s = max(0.0, generation.deadline_at - self._clock.monotonic())
         try:
-            async with asyncio.timeout(max(0.0, left_s)):
+            async with asyncio.timeout(None if wait_s == left_s else min(wait_s, left_s)):
                 return await generation.events.get()
         except TimeoutError:
+            if wait_s < left_s:
+                return stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
             return DeadlineExceeded(
                 f"the request's time was up after {generation.generated_count} tokens"
             )
@@ -238,6 +251,7 @@ class Head:
             generation.fail(err)
             return True
         if generation.phase is Phase.ENDED:
+            self._drop_waiting(generation)
             self._core.detach(generation.key)
             return True
         room = grant.block_count * self._core.backend.block_size_tokens
@@ -295,10 +309,10 @@ class Head:
         rows = choose_rows([g.as_candidate() for g in running], self._step_limits(run))
         if not rows:
             return
-        keys = [self._live[row.sequence].key for row in rows]
+        lasts = {self._live[row.sequence].key: row.position + row.count - 1 for row in rows}
         decode_rows = sum(self._live[row.sequence].is_decoding for row in rows)
         prompt_tokens = sum(row.count for row in rows) - decode_rows
-        step_id = run.launch(keys, decode_rows=decode_rows, prompt_tokens=prompt_tokens)
+        step_id = run.launch(lasts, decode_rows=decode_rows, prompt_tokens=prompt_tokens)
         token_ids: list[int] = []
         work: list[WorkRow] = []
         for row in rows:
@@ -342,21 +356,20 @@ class Head:
             run.left_head(step_id)
             self._launch(run)
 
-    def step_landed(self, name: PipelineName, result: stage_pb2.StepResult) -> None:
-        """A step's tokens have come back."""
-        run = self._pipelines.get(name)
+    def step_landed(self, result: stage_pb2.StepResult) -> None:
+        """A step's tokens have come back, those of sequences that were in it and still run."""
+        run = self._pipelines.of_step(result.step_id)
         step = run.landed(result.step_id, result.timings) if run is not None else None
         if run is None or step is None:
             return
         for row in result.rows:
-            generation = self._live.get(row.key.sequence)
-            if generation is None or generation.attempt != row.key.attempt:
+            key = SequenceKey(row.key.sequence, row.key.attempt)
+            if not self._is_running(key) or step.rows.get(key) != row.position:
                 continue
-            if generation.phase is not Phase.RUNNING:
-                continue
+            generation = self._live[key.sequence]
             generation.accept(row)
             self._metrics.tokens.inc(row.HasField("token"))
-            if not self._is_running(generation.key):
+            if not self._is_running(key):
                 self._detach(generation)
                 self._admission.set()
         self._launch(run)
@@ -450,12 +463,12 @@ class Head:
         generation.fail(refusal(node_id, reason, detail))
 
     def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
-        """A process behind the head is gone: every generation through it ends."""
+        """A process behind the head is gone: every generation that leads there ends."""
         for run in self._pipelines.drop(stage):
             for generation in self._on_pipeline(run.name):
+                self._drop_waiting(generation)
                 self._detach(generation)
                 generation.fail(StageFailed(stage.node_id, detail))
-            self._start(run.close())
         self._admission.set()
 
     def _on_pipeline(self, name: PipelineName) -> list[Generation]:
@@ -463,5 +476,4 @@ class Head:
             generation
             for generation in self._live.values()
             if pipeline_name(generation.request.pipeline) == name
-            and generation.phase is not Phase.WAITING
         ]

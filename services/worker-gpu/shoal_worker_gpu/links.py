@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _QUEUE_MAX = 4096
 _WATCH_INTERVAL_S = 0.25
+# Pings carry no head: no frame's receipt is taken for one.
+_NO_HEAD = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class LinkListener(Protocol):
 
 
 class DownstreamLink:
-    """One stream to the engine behind this one; lost once, it never comes back."""
+    """One stream to the engine behind this one; lost once, it never comes back.
+
+    Frames are confirmed as they arrive. While nothing is heard the other side is pinged, so that
+    one which hangs is found, and named, by the stage before it, whatever was on the way. Time is
+    counted in looks at it: seconds in which this very process stood still are nobody's silence.
+    """
 
     def __init__(
         self,
@@ -64,7 +71,11 @@ class DownstreamLink:
         self._channel = speaker.dial(stage.locator, token=speaker.token)
         self._outgoing: asyncio.Queue[stage_pb2.LinkRequest] = asyncio.Queue(_QUEUE_MAX)
         self._grants: dict[SequenceKey, asyncio.Future[stage_pb2.Granted]] = {}
-        self._unacked: dict[tuple[str, int], float] = {}
+        self._watch_interval_s = min(_WATCH_INTERVAL_S, speaker.ack_timeout_s / 4)
+        self._looks = 0
+        self._has_heard = True
+        # What waits for a receipt, by head and step, with the look after which it was sent.
+        self._unacked: dict[tuple[str, int], int] = {}
         self._ready = asyncio.Event()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
@@ -90,7 +101,7 @@ class DownstreamLink:
             return
         if request.HasField("frame"):
             frame = request.frame
-            self._unacked[(frame.head_incarnation, frame.step_id)] = self._clock.monotonic()
+            self._unacked[(frame.head_incarnation, frame.step_id)] = self._looks
 
     async def ask(
         self, key: SequenceKey, request: stage_pb2.LinkRequest, timeout_s: float
@@ -143,6 +154,7 @@ class DownstreamLink:
             self._lose(detail)
 
     def _dispatch(self, response: stage_pb2.LinkResponse) -> None:
+        self._has_heard = True
         kind = response.WhichOneof("message")
         if kind == "ready":
             self._ready.set()
@@ -164,14 +176,23 @@ class DownstreamLink:
             future.set_exception(refusal(refused.node_id, refused.reason, refused.detail))
 
     async def _watch(self) -> None:
-        """Lose the link when a frame has no receipt in time."""
+        """Lose the link when something has no receipt in time."""
         while True:
-            await self._clock.sleep(_WATCH_INTERVAL_S)
-            oldest = min(self._unacked.values(), default=None)
-            waited_s = 0.0 if oldest is None else self._clock.monotonic() - oldest
-            if waited_s > self._speaker.ack_timeout_s:
-                self._lose(f"no receipt of a frame within {self._speaker.ack_timeout_s:g} s")
+            await self._clock.sleep(self._watch_interval_s)
+            self._looks += 1
+            oldest = min(self._unacked.values(), default=self._looks)
+            # One less: what was sent between two looks has waited for a part of the first.
+            waited_s = (self._looks - oldest - 1) * self._watch_interval_s
+            if waited_s >= self._speaker.ack_timeout_s:
+                self._lose(f"no receipt within {self._speaker.ack_timeout_s:g} s")
                 return
+            if not self._has_heard and not self._unacked:
+                self._ping()
+            self._has_heard = False
+
+    def _ping(self) -> None:
+        self.send(stage_pb2.LinkRequest(ping=stage_pb2.Ping(number=self._looks)))
+        self._unacked[(_NO_HEAD, self._looks)] = self._looks
 
     def _lose(self, detail: str) -> None:
         if self.is_lost:
@@ -230,7 +251,10 @@ class LinkPool:
 
 
 class ResultsReader:
-    """The stream of token ids from a pipeline's last stage to its head."""
+    """The stream of token ids from a last stage to this head, whatever pipelines lead there.
+
+    Its end tells that stage that the head needs nothing of it any more.
+    """
 
     def __init__(
         self,
@@ -248,6 +272,10 @@ class ResultsReader:
         self._is_lost = False
         self._task = asyncio.create_task(self._read())
 
+    @property
+    def is_lost(self) -> bool:
+        return self._is_lost
+
     async def ready(self) -> None:
         """Wait until the last stage knows where results go. Raises StageFailed."""
         try:
@@ -259,7 +287,9 @@ class ResultsReader:
             raise StageFailed(self._stage.node_id, "it cannot be reached")
 
     async def close(self) -> None:
+        """Let go of the stream without telling anybody here. Idempotent."""
         self._is_lost = True
+        self._ready.set()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()

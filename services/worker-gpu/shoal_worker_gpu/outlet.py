@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.errors import StageFailed
 from shoal_engine.sampling import Sampled
+from shoal_worker_gpu.errors import LeaseExpired
 from shoal_worker_gpu.head import Head
 from shoal_worker_gpu.links import LinkPool
-from shoal_worker_gpu.pipeline_name import PipelineName, stage_name
+from shoal_worker_gpu.pipeline_name import stage_name
 from shoal_worker_gpu.sequence import SequenceKey, StageSequence
 from shoal_worker_gpu.stage_core import StageCore, StageOutputItem
 from shoal_worker_gpu.step_queue import WorkRow
@@ -45,7 +46,7 @@ class StageOutlet:
         if self._core.backend.layer_stop == self._core.backend.layer_count:
             rows = self._results(output)
             step = stage_pb2.StepResult(step_id=item.step_id, rows=rows, timings=timings)
-            self._send_result(item.head_incarnation, item.pipeline, step)
+            self._send_result(item.head_incarnation, step)
             return
         self._send_frame(output, timings)
         if is_own and self._head is not None:
@@ -89,6 +90,13 @@ class StageOutlet:
         finally:
             if self._heads.get(head_incarnation) is queue:
                 del self._heads[head_incarnation]
+                self._head_left(head_incarnation)
+
+    def _head_left(self, incarnation: str) -> None:
+        """Nobody waits for its tokens: the stages between, which may hang, need not tell."""
+        for entry in self._core.table:
+            if entry.head_incarnation == incarnation and not entry.route:
+                self._core.refuse(entry.key, LeaseExpired("the head does not listen any more"))
 
     def _results(self, output: StageOutputItem) -> list[stage_pb2.RowResult]:
         """Tokens for the head; a sequence whose constraint gave up ends here instead."""
@@ -100,13 +108,10 @@ class StageOutlet:
                 rows.append(_row_result(row, sampled))
         return rows
 
-    def _send_result(
-        self, head: str, pipeline: PipelineName | None, step: stage_pb2.StepResult
-    ) -> None:
+    def _send_result(self, head: str, step: stage_pb2.StepResult) -> None:
         if head == self._core.incarnation:
             assert self._head is not None
-            assert pipeline is not None
-            self._head.step_landed(pipeline, step)
+            self._head.step_landed(step)
             return
         queue = self._heads.get(head)
         try:

@@ -1,16 +1,16 @@
 """One pipeline as its head drives it: its streams, and the steps in flight.
 
-Owns step ids, the depth of flight and the progress deadline. Does not choose rows.
+Owns the depth of flight and the progress deadline. Does not choose rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
-from shoal_worker_gpu.links import DownstreamLink, LinkPool, ResultsReader, Speaker
+from shoal_worker_gpu.links import DownstreamLink
 from shoal_worker_gpu.pipeline_name import pipeline_name
 from shoal_worker_gpu.progress import ProgressDeadline
 from shoal_worker_gpu.sequence import SequenceKey
@@ -21,10 +21,10 @@ _GRACE_S = 1.0
 
 @dataclass(frozen=True)
 class FlyingStep:
-    """sent_at: seconds of the clock."""
+    """rows: position of the last token of each. sent_at: seconds of the clock."""
 
     step_id: int
-    keys: Sequence[SequenceKey]
+    rows: Mapping[SequenceKey, int]
     sent_at: float
     decode_rows: int
     prompt_tokens: int
@@ -37,20 +37,23 @@ class FlyingStep:
 class PipelineRun:
     """The head's side of one pipeline.
 
-    blocks_total: KV blocks of the stage that has the fewest, as far as is known.
+    step_ids: never the same twice in this process, so that a result which comes late, through
+    whatever stream, is taken for no other step's. blocks_total: KV blocks of the stage that has the
+    fewest, as far as is known.
     """
 
-    def __init__(self, pipeline: pipeline_pb2.Pipeline, clock: Clock) -> None:
+    def __init__(
+        self, pipeline: pipeline_pb2.Pipeline, clock: Clock, step_ids: Iterator[int]
+    ) -> None:
         self.name = pipeline_name(pipeline)
         self.stages = tuple(pipeline.stages)
         self.link: DownstreamLink | None = None
         self.local_step: int | None = None
         self.cost = StepCost()
         self.blocks_total = 0
-        self._results: ResultsReader | None = None
         self._clock = clock
         self._flying: dict[int, FlyingStep] = {}
-        self._next_step_id = 1
+        self._step_ids = step_ids
         self._deadline = ProgressDeadline()
 
     @property
@@ -67,39 +70,17 @@ class PipelineRun:
         """A step may start: the head's own stage is free and the pipeline is not full."""
         return self.local_step is None and len(self._flying) < self.depth
 
-    async def open(
-        self,
-        links: LinkPool,
-        speaker: Speaker,
-        on_step: Callable[[stage_pb2.StepResult], None],
-        on_lost: Callable[[pipeline_pb2.PipelineStage, str], None],
-    ) -> None:
-        """Dial the neighbours. Raises StageFailed. Idempotent."""
-        if not self.route:
-            return
-        if self.link is None or self.link.is_lost:
-            self.link = await links.get(self.route[0])
-        if self._results is None:
-            reader = ResultsReader(self.stages[-1], speaker, on_step, on_lost)
-            try:
-                await reader.ready()
-            except BaseException:
-                await reader.close()
-                raise
-            self._results = reader
+    def is_flying(self, step_id: int) -> bool:
+        """The step's result is awaited."""
+        return step_id in self._flying
 
-    async def close(self) -> None:
-        """Let go of the results stream; the link is the pool's."""
-        if self._results is not None:
-            await self._results.close()
-            self._results = None
-
-    def launch(self, keys: Sequence[SequenceKey], *, decode_rows: int, prompt_tokens: int) -> int:
+    def launch(
+        self, rows: Mapping[SequenceKey, int], *, decode_rows: int, prompt_tokens: int
+    ) -> int:
         """Note a step as in flight; returns its id."""
-        step_id = self._next_step_id
-        self._next_step_id += 1
+        step_id = next(self._step_ids)
         now = self._clock.monotonic()
-        self._flying[step_id] = FlyingStep(step_id, keys, now, decode_rows, prompt_tokens)
+        self._flying[step_id] = FlyingStep(step_id, rows, now, decode_rows, prompt_tokens)
         self.local_step = step_id
         return step_id
 
@@ -124,7 +105,7 @@ class PipelineRun:
     def prune(self, is_running: Callable[[SequenceKey], bool]) -> None:
         """Forget steps none of whose sequences goes on: a stage drops them without a result."""
         for step_id, step in list(self._flying.items()):
-            if not any(is_running(key) for key in step.keys):
+            if not any(is_running(key) for key in step.rows):
                 del self._flying[step_id]
                 self.left_head(step_id)
 

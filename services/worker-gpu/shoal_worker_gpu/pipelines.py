@@ -1,19 +1,22 @@
 """The pipelines that one head drives.
 
-Owns which are open, their leases and their progress deadlines. Knows nothing of generations: who
-uses a pipeline, and what follows from its loss, is the head's.
+Owns which are open, the streams of results, leases and progress deadlines. Knows nothing of
+generations: who uses a pipeline, and what follows from its loss, is the head's.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
-from shoal_worker_gpu.links import LinkPool, Speaker
+from shoal_common.errors import StageFailed
+from shoal_worker_gpu.links import LinkPool, ResultsReader, Speaker
 from shoal_worker_gpu.pipeline import PipelineRun
-from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name, stage_name
+from shoal_worker_gpu.pipeline_name import PipelineName, StageName, pipeline_name, stage_name
 from shoal_worker_gpu.progress import NO_PROGRESS
 
 log = logging.getLogger(__name__)
@@ -21,7 +24,7 @@ log = logging.getLogger(__name__)
 _WATCH_INTERVAL_S = 0.25
 _OPEN_MAX = 16
 
-OnStep = Callable[[PipelineName, stage_pb2.StepResult], None]
+OnStep = Callable[[stage_pb2.StepResult], None]
 OnLost = Callable[[pipeline_pb2.PipelineStage, str], None]
 
 
@@ -37,6 +40,9 @@ class Pipelines:
         self._on_step = on_step
         self._on_lost = on_lost
         self._runs: dict[PipelineName, PipelineRun] = {}
+        self._readers: dict[StageName, ResultsReader] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._step_ids = itertools.count(1)
 
     def __iter__(self) -> Iterator[PipelineRun]:
         return iter(list(self._runs.values()))
@@ -44,6 +50,10 @@ class Pipelines:
     def get(self, name: PipelineName) -> PipelineRun | None:
         """The open pipeline of that name."""
         return self._runs.get(name)
+
+    def of_step(self, step_id: int) -> PipelineRun | None:
+        """The pipeline that awaits the step's result."""
+        return next((run for run in self if run.is_flying(step_id)), None)
 
     async def opened(
         self, pipeline: pipeline_pb2.Pipeline, used: Collection[PipelineName]
@@ -55,20 +65,22 @@ class Pipelines:
         name = pipeline_name(pipeline)
         run = self._runs.get(name)
         if run is None:
-            await self._close_idle(used)
-            run = self._runs[name] = PipelineRun(pipeline, self._clock)
-        await run.open(
-            self._links,
-            self._speaker,
-            on_step=lambda result: self._on_step(name, result),
-            on_lost=self._on_lost,
-        )
+            self._close_idle(used)
+            run = self._runs[name] = PipelineRun(pipeline, self._clock, self._step_ids)
+        if run.route:
+            if run.link is None or run.link.is_lost:
+                run.link = await self._links.get(run.route[0])
+            await self._reading(run.stages[-1])
+        if self._runs.get(name) is not run:
+            raise StageFailed(run.stages[-1].node_id, "a stage was lost while it was dialled")
         return run
 
     def drop(self, stage: pipeline_pb2.PipelineStage) -> list[PipelineRun]:
-        """Forget every pipeline behind whose head the stage stands; the caller closes them."""
+        """Forget every pipeline behind whose head the stage stands."""
         gone = stage_name(stage)
-        return [self._runs.pop(name) for name in list(self._runs) if gone in name[2]]
+        dropped = [self._runs.pop(name) for name in list(self._runs) if gone in name[2]]
+        self._close_readers()
+        return dropped
 
     async def watch(self) -> None:
         """Report the last stage of a pipeline that makes no progress. Never returns."""
@@ -91,10 +103,38 @@ class Pipelines:
 
     async def close(self) -> None:
         """Let go of all results streams."""
-        for run in self:
-            await run.close()
+        self._runs.clear()
+        self._close_readers()
+        await asyncio.gather(*self._closing)
 
-    async def _close_idle(self, used: Collection[PipelineName]) -> None:
+    async def _reading(self, stage: pipeline_pb2.PipelineStage) -> None:
+        """Have the results of a last stage: one stream, whichever pipelines end there."""
+        name = stage_name(stage)
+        reader = self._readers.get(name)
+        if reader is None or reader.is_lost:
+            reader = ResultsReader(stage, self._speaker, self._on_step, self._on_lost)
+            self._readers[name] = reader
+        try:
+            await reader.ready()
+        except BaseException:
+            self._let_go(name)
+            raise
+
+    def _close_idle(self, used: Collection[PipelineName]) -> None:
         idle = [name for name in self._runs if name not in used]
         for name in idle[: max(0, len(self._runs) - _OPEN_MAX + 1)]:
-            await self._runs.pop(name).close()
+            del self._runs[name]
+        self._close_readers()
+
+    def _close_readers(self) -> None:
+        """Close the streams of last stages that no open pipeline leads to."""
+        needed = {name[2][-1] for name in self._runs}
+        for stage in [stage for stage in self._readers if stage not in needed]:
+            self._let_go(stage)
+
+    def _let_go(self, stage: StageName) -> None:
+        reader = self._readers.pop(stage, None)
+        if reader is not None:
+            task = asyncio.create_task(reader.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

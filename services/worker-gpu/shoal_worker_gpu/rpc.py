@@ -195,6 +195,8 @@ class UpstreamLink:
             self._core.detach(key, list(request.detach.block_hashes))
         elif kind == "lease":
             self._on_lease(request)
+        elif kind == "ping":
+            self._reply(stage_pb2.LinkResponse(ack=stage_pb2.Ack(step_id=request.ping.number)))
 
     def _on_frame(self, frame: stage_pb2.Frame) -> None:
         ack = stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation)
@@ -238,6 +240,10 @@ class UpstreamLink:
                 total = min(total, behind.blocks_total)
         except KvExhausted:
             granted = 0
+        except StageFailed as err:
+            self._core.detach(key)
+            self.refuse(key, err.reason, err.detail, err.node_id)
+            return
         except ShoalError as err:
             self._core.detach(key)
             self.refuse(key, err.reason, str(err), self._core.node_id)

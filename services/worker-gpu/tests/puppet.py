@@ -13,11 +13,15 @@ from shoal_common.rpc import RpcServer, locator
 
 
 class Puppet(stage_pb2_grpc.StageServiceServicer):
-    """Hears one link in `heard`; says on it and on the results only what it is told to."""
+    """Hears one link in `heard`; says on it and on the results only what it is told to.
+
+    It answers pings by itself: its process lives, unless it `is_deaf`.
+    """
 
     def __init__(self, layer_start: int, layer_stop: int) -> None:
         self.heard: asyncio.Queue[stage_pb2.LinkRequest] = asyncio.Queue()
         self.incarnation = new_incarnation()
+        self.is_deaf = False
         self._layers = (layer_start, layer_stop)
         self._replies: asyncio.Queue[stage_pb2.LinkResponse] = asyncio.Queue()
         self._results: asyncio.Queue[stage_pb2.ResultsResponse] = asyncio.Queue()
@@ -44,7 +48,10 @@ class Puppet(stage_pb2_grpc.StageServiceServicer):
 
     async def _read(self, requests: AsyncIterator[stage_pb2.LinkRequest]) -> None:
         async for request in requests:
-            self.heard.put_nowait(request)
+            if not request.HasField("ping"):
+                self.heard.put_nowait(request)
+            elif not self.is_deaf:
+                self._ack(stage_pb2.Ack(step_id=request.ping.number))
 
     async def hear(self, kind: str) -> Any:
         """The next message of a kind; others before it are skipped."""
@@ -65,7 +72,11 @@ class Puppet(stage_pb2_grpc.StageServiceServicer):
         self._replies.put_nowait(stage_pb2.LinkResponse(refused=refused))
 
     def ack(self, frame: stage_pb2.Frame) -> None:
-        ack = stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation)
+        self._ack(
+            stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation)
+        )
+
+    def _ack(self, ack: stage_pb2.Ack) -> None:
         self._replies.put_nowait(stage_pb2.LinkResponse(ack=ack))
 
     def answer(self, frame: stage_pb2.Frame, token_id: int) -> None:
