@@ -58,9 +58,9 @@ class Fleet:
         state: pb.ModelState = found
         return state
 
-    async def open(self, model: str = MODEL) -> PlanCall:
+    async def open(self, model: str = MODEL, **wanted: Any) -> PlanCall:
         call = PlanCall(self.stub.Plan())
-        await call.send(open=pb.PlanOpen(request_id="req", model=model))
+        await call.send(open=pb.PlanOpen(request_id="req", model=model, **wanted))
         return call
 
     def count(self, name: str, **labels: str) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from typing import Any
 
 import grpc
@@ -9,11 +12,28 @@ import pytest
 
 from shoal.router.v1 import router_pb2 as pb
 from shoal.router.v1 import router_pb2_grpc
-from shoal_common.errors import InvalidRequest, Overloaded, PlanUnavailable, UnknownModel
+from shoal_common.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PlanUnavailable,
+    UnknownModel,
+)
 from shoal_common.rpc import RpcChannel
 from shoal_router.testing import MODEL, beat, status
 
 from .fleet import PlanCall, fleet_of
+
+HOLD_A_PLAN = """
+import sys, time, grpc
+from shoal.router.v1 import router_pb2 as pb, router_pb2_grpc
+def requests():
+    yield pb.PlanRequest(open=pb.PlanOpen(request_id="held", model=sys.argv[2]))
+    time.sleep(60)
+stub = router_pb2_grpc.RouterServiceStub(grpc.insecure_channel(sys.argv[1]))
+for response in stub.Plan(requests()):
+    print("planned" if response.HasField("plan") else "queued", flush=True)
+"""
 
 
 async def test_plan_names_every_stage_in_order() -> None:
@@ -57,6 +77,71 @@ async def test_a_driver_that_dies_frees_its_slot_for_the_next_in_line() -> None:
         assert await waiting.plan() == (1, ["a"])
         waiting.call.cancel()
         await fleet.gives_a_slot()
+
+
+async def test_a_gateway_that_is_killed_frees_its_slots_at_once() -> None:
+    """A real process, killed while it holds a plan: nothing of it says goodbye."""
+    async with fleet_of(in_flight_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        holder = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLD_A_PLAN, fleet.router.grpc_address, MODEL, stdout=PIPE
+        )
+        try:
+            assert holder.stdout is not None
+            assert await holder.stdout.readline() == b"planned\n"
+            waiting = await fleet.open()
+            assert await waiting.position() == 1
+        finally:
+            holder.kill()
+            await holder.wait()
+        assert await waiting.plan() == (1, ["a"])
+
+
+async def test_tiers_are_served_by_their_settings_and_counted() -> None:
+    tiers = {"tenant_tiers": {"poor": "bronze", "rich": "platinum"}, "default_tier": "silver"}
+    async with fleet_of(in_flight_max=1, **tiers) as fleet:
+        await fleet.hear(beat("a"))
+        running = await fleet.open()
+        await running.plan()
+        calls = {}
+        for tenant in ("poor", "", "rich"):
+            calls[tenant] = await fleet.open(tenant=tenant)
+            assert await calls[tenant].position() == 1
+        assert fleet.count("plans_waiting", tier="bronze") == 1
+        assert await calls["poor"].position() == 2
+        await running.close()
+        assert await calls["rich"].plan() == (1, ["a"])
+        assert fleet.count("plan_wait_seconds_count", tier="platinum") == 1
+
+
+async def test_a_full_queue_tells_drivers_the_place_and_when_to_come_back() -> None:
+    async with fleet_of(in_flight_max=1, waiting_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        served = await fleet.open()
+        await served.plan()
+        await fleet.clock.advance(2)
+        await fleet.hear(beat("a", sequence=2))
+        await served.close()
+        assert await served.call.read() is grpc.aio.EOF
+        await (await fleet.open()).plan()
+        queued = (await (await fleet.open()).next()).queued
+        assert (queued.position, queued.expected_wait_ms) == (1, 2000)
+        error = await (await fleet.open()).error()
+        assert isinstance(error, Overloaded)
+        assert vars(error) == {"queue_position": 2, "retry_after_s": 4.0}
+
+
+async def test_a_request_whose_time_ends_in_the_queue_is_told_and_gone() -> None:
+    async with fleet_of(in_flight_max=1) as fleet:
+        await fleet.hear(beat("a"))
+        await (await fleet.open()).plan()
+        hasty = await fleet.open(remaining_ms=500)
+        assert await hasty.position() == 1
+        patient = await fleet.open()
+        assert await patient.position() == 2
+        await fleet.clock.advance(0.5)
+        assert isinstance(await hasty.error(), DeadlineExceeded)
+        assert await patient.position() == 1
 
 
 async def test_the_queue_is_first_come_first_served_and_tells_positions() -> None:
