@@ -43,6 +43,20 @@ def span(name: str, **attributes: str | int | float | bool) -> Iterator[trace.Sp
         yield current
 
 
+def begin(name: str, **attributes: str | int | float | bool) -> trace.Span:
+    """A span that is current nowhere, child of the current one, for what no block encloses.
+
+    The caller ends it, with `fail` before where it failed.
+    """
+    return trace.get_tracer("shoal").start_span(name, attributes=attributes)
+
+
+def fail(failed: trace.Span, error: BaseException) -> None:
+    """Mark a span that `begin` made."""
+    failed.record_exception(error)
+    failed.set_status(trace.StatusCode.ERROR)
+
+
 def metadata() -> tuple[tuple[str, str], ...]:
     """The current span as gRPC metadata; empty outside any span."""
     carrier: dict[str, str] = {}

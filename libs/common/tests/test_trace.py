@@ -26,6 +26,25 @@ def test_a_span_continues_on_the_other_side() -> None:
     assert dict(plan.attributes or {}) == {"stage": 1}
 
 
+def test_a_span_without_a_block_is_a_child_and_nobody_s_parent() -> None:
+    exporter = InMemorySpanExporter()
+    provider = trace.setup("router", exporter)
+    with trace.span("Plan"):
+        begun = trace.begin("ask", model="m")
+        with trace.span("Generate"):
+            pass
+    trace.fail(begun, ValueError("broken"))
+    begun.end()
+    provider.force_flush()
+    generate, plan, ask = exporter.get_finished_spans()
+    assert [generate.name, plan.name, ask.name] == ["Generate", "Plan", "ask"]
+    for child in (generate, ask):
+        assert child.parent is not None
+        assert plan.context is not None
+        assert child.parent.span_id == plan.context.span_id
+    assert ask.status.status_code is StatusCode.ERROR
+
+
 def test_metadata_is_lower_case_as_grpc_wants_it() -> None:
     trace.setup("router")
     with trace.span("Plan"):

@@ -117,7 +117,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         stack.push_async_callback(router_channel.close)
         store_channel = RpcChannel(settings.shard_store_address, token=token)
         stack.push_async_callback(store_channel.close)
-        stages = GrpcStages(token, settings.idle_timeout_s)
+        stages = GrpcStages(token, settings.idle_timeout_s, settings.stage_silence_s)
         stack.push_async_callback(stages.close)
 
         database, shared = await _open_stores(settings, stack)
@@ -130,7 +130,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
             settings, router, stages, store, renderer, clock, stack
         )
         providers = await stack.enter_async_context(
-            open_providers(_provider_config(settings), database, clock)
+            open_providers(_provider_config(settings), database, clock, metrics)
         )
         images = ImageUrls(settings.allow_image_urls, settings.image_url_timeout_s)
         stack.push_async_callback(images.close)

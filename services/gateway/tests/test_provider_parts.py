@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from shoal_common.errors import InvalidRequest
+from shoal_common.metrics import new_registry
 from shoal_common.testing.clock import FakeClock
+from shoal_gateway.metrics import Metrics, ProviderMetrics
 from shoal_gateway.providers import wire_anthropic, wire_openai
 from shoal_gateway.providers.client import retry_after_s
 from shoal_gateway.providers.errors import (
@@ -104,9 +106,13 @@ def test_there_are_twelve_providers_each_with_a_key_variable() -> None:
     assert BY_NAME["nvidia"].key_variables == ("NVIDIA_API_KEY", "NVIDIA_NIM_API_KEY")
 
 
+def gate_of(clock: FakeClock, in_flight_max: int) -> Gate:
+    return Gate("p", in_flight_max, clock, ProviderMetrics(Metrics(new_registry()), "p"))
+
+
 async def test_a_breaker_opens_lets_one_try_and_closes() -> None:
     clock = FakeClock()
-    gate = Gate("p", 10, clock)
+    gate = gate_of(clock, 10)
 
     async def ask(error: Exception | None = None) -> None:
         async with gate.request("m"):
@@ -137,7 +143,7 @@ async def test_a_breaker_opens_lets_one_try_and_closes() -> None:
 
 async def test_failures_far_apart_open_nothing() -> None:
     clock = FakeClock()
-    gate = Gate("p", 10, clock)
+    gate = gate_of(clock, 10)
     for _ in range(5):
         with pytest.raises(ProviderFault):
             async with gate.request("m"):
@@ -146,7 +152,7 @@ async def test_failures_far_apart_open_nothing() -> None:
 
 
 async def test_retries_stop_with_the_budget() -> None:
-    gate = Gate("p", 10, FakeClock())
+    gate = gate_of(FakeClock(), 10)
     error = ProviderRateLimited("p", 0.0)
     retry_count = 0
     for _ in range(30):
@@ -162,13 +168,13 @@ async def test_retries_stop_with_the_budget() -> None:
 
 
 async def test_no_retry_when_asked_to_wait_long() -> None:
-    async with Gate("p", 10, FakeClock()).request("m") as request:
+    async with gate_of(FakeClock(), 10).request("m") as request:
         with pytest.raises(ProviderRateLimited):
             await request.pause_before_retry(ProviderRateLimited("p", 60.0))
 
 
 async def test_too_many_at_once_are_refused() -> None:
-    gate = Gate("p", 1, FakeClock())
+    gate = gate_of(FakeClock(), 1)
     async with gate.request("m"):
         with pytest.raises(ProviderCrowded):
             await gate.request("m").__aenter__()

@@ -32,7 +32,7 @@ from shoal_gateway.providers.client import ProviderClient, Upstream, encoded, to
 from shoal_gateway.providers.errors import ProviderAnswerBroken, reveal
 from shoal_gateway.providers.estimate import tokens_of_chars
 from shoal_gateway.providers.read_openai import parsed
-from shoal_gateway.providers.relay import RelayedStream, usage_fields, usage_from
+from shoal_gateway.providers.relay import RelayedStream, usage_from, usage_in
 from shoal_gateway.providers.routing import Routing
 from shoal_gateway.providers.table import Endpoint, WireKind
 from shoal_gateway.task import ChatTask, Usage
@@ -177,6 +177,7 @@ class ProviderRelay:
                     async with self.client.open(
                         endpoint, sent.path, sent.data, sent.headers, sent.method
                     ) as upstream:
+                        guarded.began()
                         if upstream.is_stream is not sent.is_stream:
                             raise ProviderAnswerBroken(
                                 endpoint.name, "is not of the form asked for"
@@ -234,7 +235,7 @@ class ProviderRelay:
         if sent.witness is not None:
             await sent.witness.saw(raw)
         if sent.is_counted:
-            self.count(request, usage_from(usage_fields(raw)))
+            self.count(request, usage_from(usage_in(value)))
         return web.Response(body=raw, content_type="application/json")
 
     async def _stream(
@@ -293,5 +294,4 @@ class ProviderRelay:
     def count(self, request: web.Request, usage: Usage) -> None:
         """Put what an answer used into the books of whoever asks."""
         self.meter.count(request[REQUEST_ID], request[CALLER].tenant, usage)
-        self.metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
-        self.metrics.tokens.labels("completion").inc(usage.completion_tokens)
+        self.metrics.used(usage)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shoal_common.clock import Clock
 from shoal_gateway.database import Database
+from shoal_gateway.metrics import Metrics
 from shoal_gateway.providers.backend import ProviderBackend
 from shoal_gateway.providers.client import ClientLimits, ProviderClient
 from shoal_gateway.providers.health import Health
@@ -42,12 +43,12 @@ class Providers:
 
 @asynccontextmanager
 async def open_providers(
-    config: ProviderConfig, database: Database, clock: Clock
+    config: ProviderConfig, database: Database, clock: Clock, metrics: Metrics
 ) -> AsyncIterator[Providers]:
     """Nothing is asked of any provider yet."""
     keys = ProviderKeys(database, config.secret_path, config.found_keys, clock)
     routing = Routing(config.rules, keys)
-    client = ProviderClient(config.limits, clock)
+    client = ProviderClient(config.limits, clock, metrics)
     backend = ProviderBackend(routing, client, config.max_tokens_default)
     models = ProviderModels(routing, client, clock)
     try:

@@ -13,12 +13,13 @@ from shoal_gateway.providers.client import ProviderClient, Upstream, encoded, to
 from shoal_gateway.providers.errors import ProviderAnswerBroken, reveal
 from shoal_gateway.providers.estimate import prompt_tokens
 from shoal_gateway.providers.event_lines import EventLines, ServerEvent, TooLarge
+from shoal_gateway.providers.guard import GuardedRequest
 from shoal_gateway.providers.read_anthropic import AnthropicAnswer
 from shoal_gateway.providers.read_openai import OpenAiAnswer, parsed
 from shoal_gateway.providers.routing import Routing
 from shoal_gateway.providers.table import Endpoint
 from shoal_gateway.providers.values import count
-from shoal_gateway.task import ChatTask, Event, ReasoningDelta, TextDelta, ToolCallDelta
+from shoal_gateway.task import ChatTask, Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 CHAT_PATHS = {"openai": "chat/completions", "anthropic": "messages"}
 
@@ -59,9 +60,11 @@ class ProviderAnswer:
             while True:
                 has_begun = False
                 try:
-                    async with aclosing(self._attempt(body)) as events:
+                    async with aclosing(self._attempt(body, request)) as events:
                         async for event in events:
                             has_begun = True
+                            if isinstance(event, Finished):
+                                request.answered()
                             yield event
                     return
                 except ShoalError as err:
@@ -69,10 +72,11 @@ class ProviderAnswer:
                         raise
                     await request.pause_before_retry(err)
 
-    async def _attempt(self, body: bytes) -> AsyncGenerator[Event, None]:
+    async def _attempt(self, body: bytes, request: GuardedRequest) -> AsyncGenerator[Event, None]:
         path = CHAT_PATHS[self.endpoint.provider.kind]
         reader = self._reader()
         async with self.client.open(self.endpoint, path, body) as upstream:
+            request.began()
             content_size = 0
             async with aclosing(_events_of(upstream, reader, self)) as events:
                 async for event in events:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ import orjson
 
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
+from shoal_gateway.metrics import Metrics, ProviderMetrics
 from shoal_gateway.providers.errors import (
     ProviderAnswerBroken,
     ProviderSilent,
@@ -68,9 +69,13 @@ class Upstream:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Whatever has arrived, as it arrives. Raises ProviderFailed."""
+        while chunk := await self._next():
+            yield chunk
+
+    async def _next(self) -> bytes:
+        """What has arrived since the last time; nothing at the end."""
         try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
+            return await self._response.content.readany()
         except TimeoutError as err:
             raise ProviderSilent(self._provider, self._limits.idle_timeout_s) from err
         except aiohttp.ClientError as err:
@@ -88,20 +93,22 @@ class Upstream:
     async def read(self) -> bytes:
         """The whole body. Raises ProviderFailed."""
         size_bytes_max = self._limits.response_size_bytes_max
-        body = bytearray()
-        async for chunk in self.chunks():
-            body += chunk
+        body = b""
+        while chunk := await self._next():
+            # Most come in one piece.
+            body = body + chunk if body else chunk
             if len(body) > size_bytes_max:
                 raise too_large(self._provider, size_bytes_max)
-        return bytes(body)
+        return body
 
 
 class ProviderClient:
     """Sends requests to endpoints. Needs a running event loop."""
 
-    def __init__(self, limits: ClientLimits, clock: Clock) -> None:
+    def __init__(self, limits: ClientLimits, clock: Clock, metrics: Metrics) -> None:
         self.limits = limits
         self._clock = clock
+        self._metrics = metrics
         self._gates: dict[str, Gate] = {}
         self._session = aiohttp.ClientSession(
             # Numbers are bounded by the gates, which refuse instead of waiting.
@@ -122,35 +129,27 @@ class ProviderClient:
         """What all requests to the endpoint's provider share."""
         gate = self._gates.get(endpoint.name)
         if gate is None:
-            gate = Gate(endpoint.name, self.limits.in_flight_max, self._clock)
+            metrics = ProviderMetrics(self._metrics, endpoint.name)
+            gate = Gate(endpoint.name, self.limits.in_flight_max, self._clock, metrics)
             self._gates[endpoint.name] = gate
         return gate
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self,
         endpoint: Endpoint,
         path: str,
         body: bytes | None,
         headers: dict[str, str] | None = None,
         method: str = "",
-    ) -> AsyncIterator[Upstream]:
+    ) -> Attempt:
         """One attempt: POST `body`, or GET without one, or what `method` says. The status is good
-        once this yields.
+        once its context is open.
 
         Leaving it early closes the connection, which is how a provider learns to stop.
-        Raises ProviderFailed, ProviderRefusedRequest.
+        Entering raises ProviderFailed, ProviderRefusedRequest.
         """
         method = method or ("GET" if body is None else "POST")
-        response = await self._send(method, endpoint, path, body, headers or {})
-        try:
-            if response.status >= 300:
-                raise await self._refusal(endpoint.name, response)
-            yield Upstream(endpoint.name, response, self.limits)
-        finally:
-            if not response.content.at_eof():
-                response.close()
-            response.release()
+        return Attempt(self, endpoint.name, self._send(method, endpoint, path, body, headers or {}))
 
     async def fetch(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> bytes:
         """A whole answer, with retries and behind the breaker. Raises as `open` does."""
@@ -159,6 +158,7 @@ class ProviderClient:
             while True:
                 try:
                     async with self.open(endpoint, path, data) as upstream:
+                        request.began()
                         return await upstream.read()
                 except ShoalError as err:
                     await request.pause_before_retry(err)
@@ -191,7 +191,8 @@ class ProviderClient:
             # aiohttp's own text may hold the URL, which an operator may have put a secret in.
             raise ProviderUnreachable(endpoint.name, "the connection broke") from err
 
-    async def _refusal(self, provider: str, response: aiohttp.ClientResponse) -> ShoalError:
+    async def refusal(self, provider: str, response: aiohttp.ClientResponse) -> ShoalError:
+        """What an answer with a bad status means."""
         raw = b""
         try:
             raw = await response.content.read(ERROR_BODY_BYTES_MAX)
@@ -211,6 +212,44 @@ class ProviderClient:
         if self.limits.shows_upstream_errors:
             reveal(error)
         return error
+
+
+class Attempt:
+    """The context of one request. A class: a generator costs every request three times as much."""
+
+    __slots__ = ("_client", "_provider", "_response", "_sending")
+
+    def __init__(
+        self,
+        client: ProviderClient,
+        provider: str,
+        sending: Coroutine[None, None, aiohttp.ClientResponse],
+    ) -> None:
+        self._client = client
+        self._provider = provider
+        self._sending = sending
+
+    async def __aenter__(self) -> Upstream:
+        self._response = await self._sending
+        if self._response.status < 300:
+            return Upstream(self._provider, self._response, self._client.limits)
+        try:
+            raise await self._client.refusal(self._provider, self._response)
+        finally:
+            self._leave()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._response.content.at_eof():
+            self._response.close()
+        self._response.release()
 
 
 def auth_headers(endpoint: Endpoint) -> dict[str, str]:

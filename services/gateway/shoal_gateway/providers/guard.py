@@ -10,8 +10,10 @@ import random
 from collections import OrderedDict
 from types import TracebackType
 
+from shoal_common import trace
 from shoal_common.clock import Clock
 from shoal_common.errors import InvalidRequest, ShoalError
+from shoal_gateway.metrics import ProviderMetrics
 from shoal_gateway.providers.errors import (
     ProviderAnswerBroken,
     ProviderCrowded,
@@ -74,6 +76,11 @@ class Breaker:
         self._is_probing = True
         return 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """No request but one that tries is let through."""
+        return self._open_until is not None
+
     def succeeded(self) -> None:
         self._failed_at.clear()
         self._open_until = None
@@ -95,13 +102,22 @@ class Breaker:
 class Gate:
     """What all requests to one provider share. Breakers are one per model."""
 
-    def __init__(self, provider: str, in_flight_max: int, clock: Clock) -> None:
+    def __init__(
+        self, provider: str, in_flight_max: int, clock: Clock, metrics: ProviderMetrics
+    ) -> None:
         self.provider = provider
+        self.metrics = metrics
         self.clock = clock
         self.budget = RetryBudget()
         self.in_flight_max = in_flight_max
         self.in_flight = 0
         self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+        metrics.watch(lambda: self.in_flight, lambda: self.open_count)
+
+    @property
+    def open_count(self) -> int:
+        """Models that are left alone."""
+        return sum(breaker.is_open for breaker in self._breakers.values())
 
     def breaker(self, model: str) -> Breaker:
         breaker = self._breakers.get(model)
@@ -114,28 +130,42 @@ class Gate:
 
     def request(self, model: str) -> GuardedRequest:
         """One request with its retries, as an async context manager."""
-        return GuardedRequest(self, self.breaker(model))
+        return GuardedRequest(self, self.breaker(model), model)
 
 
 class GuardedRequest:
     """Counts itself in and out, and tells the breaker how it went."""
 
-    def __init__(self, gate: Gate, breaker: Breaker) -> None:
+    def __init__(self, gate: Gate, breaker: Breaker, model: str) -> None:
         self._gate = gate
         self._breaker = breaker
+        self._model = model
         self._retry_count = 0
+        self._is_answered = False
 
     async def __aenter__(self) -> GuardedRequest:
         """Raises ProviderUnreachable while the breaker is open, ProviderCrowded."""
         gate = self._gate
         if gate.in_flight >= gate.in_flight_max:
+            gate.metrics.refused("crowded")
             raise ProviderCrowded(gate.provider, None)
         if wait_s := self._breaker.wait_s():
+            gate.metrics.refused("left_alone")
             detail = f"it failed repeatedly; next try in {math.ceil(wait_s)} s"
             raise ProviderUnreachable(gate.provider, detail, retry_after_s=wait_s)
         gate.in_flight += 1
         gate.budget.deposit()
+        self._started_at = gate.clock.monotonic()
+        self._span = trace.begin("provider", provider=gate.provider, model=self._model)
         return self
+
+    def began(self) -> None:
+        """The head of an answer has come."""
+        self._gate.metrics.began(self._gate.clock.monotonic() - self._started_at)
+
+    def answered(self) -> None:
+        """All that was asked for has come; whoever reads it may leave when they like."""
+        self._is_answered = True
 
     async def __aexit__(
         self,
@@ -144,6 +174,15 @@ class GuardedRequest:
         traceback: TracebackType | None,
     ) -> None:
         self._gate.in_flight -= 1
+        if self._is_answered:
+            error = None
+        outcome = _outcome(error)
+        self._gate.metrics.ended(outcome, self._gate.clock.monotonic() - self._started_at)
+        self._span.set_attribute("outcome", outcome)
+        self._span.set_attribute("retry_count", self._retry_count)
+        if isinstance(error, ShoalError):
+            trace.fail(self._span, error)
+        self._span.end()
         if isinstance(error, _COUNTED):
             self._breaker.failed()
         elif error is None or isinstance(error, InvalidRequest | ProviderRefusedKey):
@@ -158,6 +197,7 @@ class GuardedRequest:
         if delay_s is None or not self._gate.budget.withdraw():
             raise error
         self._retry_count += 1
+        self._gate.metrics.retried()
         await self._gate.clock.sleep(delay_s)
 
     def _retry_delay_s(self, error: ShoalError) -> float | None:
@@ -168,6 +208,22 @@ class GuardedRequest:
             return asked_s if asked_s <= RETRY_AFTER_S_MAX else None
         # Spread out, so that callers who failed together do not come back together.
         return BACKOFF_S[self._retry_count] * random.uniform(0.5, 1.5)
+
+
+def _outcome(error: BaseException | None) -> str:
+    """One word of a closed set."""
+    match error:
+        case None:
+            return "ok"
+        case InvalidRequest():
+            return "refused"
+        case ProviderRefusedKey():
+            return "key_refused"
+        case ProviderOverloaded():
+            return "overloaded"
+        case ProviderFailed():
+            return "failed"
+    return "cancelled"
 
 
 _COUNTED = (

@@ -83,8 +83,12 @@ def value_of(event: bytes) -> dict[str, Any]:
 
 
 def usage_fields(event: bytes) -> dict[str, Any]:
-    """The usage object of one event or whole body, wherever its dialect puts it."""
-    value = value_of(event)
+    """The usage object of one event or whole body."""
+    return usage_in(value_of(event))
+
+
+def usage_in(value: dict[str, Any]) -> dict[str, Any]:
+    """The usage object, wherever its dialect puts it."""
     for place in (value, obj(value.get("message")), obj(value.get("response"))):
         if found := obj(place.get("usage")):
             return {name: entry for name, entry in found.items() if entry is not None}

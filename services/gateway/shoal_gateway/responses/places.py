@@ -9,6 +9,7 @@ from typing import Any
 from redis import asyncio as redis
 from redis.exceptions import RedisError
 
+from shoal_common import trace
 from shoal_gateway.responses.errors import StoreUnreachable
 
 # KEYS: place. Answers 1 to the first who asks while the place is known.
@@ -54,7 +55,7 @@ class ResponsePlaces:
 
     async def check(self) -> None:
         """Whether a place could be remembered now."""
-        await self._run(self._require().ping())
+        await self._run("check", self._require().ping())
 
     async def remember(self, place: Place) -> None:
         """Until `ttl_s` have passed, as long as our own responses are kept."""
@@ -62,31 +63,32 @@ class ResponsePlaces:
         pipe = self._require().pipeline(transaction=True)
         pipe.hset(_key(place.response_id), mapping=mapping)
         pipe.pexpire(_key(place.response_id), self._ttl_ms)
-        await self._run(pipe.execute())
+        await self._run("remember", pipe.execute())
 
     async def find(self, response_id: str, tenant: str) -> Place | None:
         """None for a response that no provider made here, or made for another tenant."""
-        fields = await self._run(self._require().hgetall(_key(response_id)))
+        fields = await self._run("find", self._require().hgetall(_key(response_id)))
         if not fields or fields[b"tenant"].decode() != tenant:
             return None
         return Place.from_fields(response_id, fields)
 
     async def forget(self, response_id: str) -> None:
-        await self._run(self._require().delete(_key(response_id)))
+        await self._run("forget", self._require().delete(_key(response_id)))
 
     async def may_count(self, response_id: str) -> bool:
         """Whether the response's usage is still to be counted; true once."""
         client = self._require()
-        return bool(await self._run(client.eval(_COUNT, 1, _key(response_id))))
+        return bool(await self._run("count", client.eval(_COUNT, 1, _key(response_id))))
 
     def _require(self) -> redis.Redis:
         if self._client is None:
             raise StoreUnreachable
         return self._client
 
-    async def _run(self, work: Any) -> Any:
+    async def _run(self, name: str, work: Any) -> Any:
         try:
-            return await work
+            with trace.span(f"response places {name}"):
+                return await work
         except RedisError as err:
             raise StoreUnreachable from err
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from redis import asyncio as redis
 from redis.exceptions import RedisError
 
+from shoal_common import trace
 from shoal_common.clock import Clock
 from shoal_gateway.dialects.responses_output import WireEvent
 from shoal_gateway.dialects.responses_render import TERMINAL, failed_event, frame
@@ -126,7 +127,7 @@ class ResponseStore:
         pipe.zadd(_RECENT, {record.response_id: record.created_at})
         pipe.zremrangebyscore(_RECENT, "-inf", record.created_at - self.limits.ttl_s)
         pipe.zremrangebyrank(_RECENT, 0, -_RECENT_COUNT_MAX - 1)
-        await self._run(pipe.execute())
+        await self._run("save", pipe.execute())
 
     async def append(
         self,
@@ -146,7 +147,7 @@ class ResponseStore:
         arguments += [status, "" if response is None else to_json(response)]
         for sequence_number, data in events:
             arguments += [sequence_number + 1, data]
-        word = await self._run(self._append(keys=_keys(response_id), args=arguments))
+        word = await self._run("append", self._append(keys=_keys(response_id), args=arguments))
         found: Word = word.decode()
         return found
 
@@ -156,7 +157,7 @@ class ResponseStore:
         pipe = self._require().pipeline(transaction=True)
         pipe.hgetall(record_key)
         pipe.exists(alive_key)
-        fields, is_alive = await self._run(pipe.execute())
+        fields, is_alive = await self._run("load", pipe.execute())
         if not fields or fields[b"tenant"].decode() != tenant:
             return None
         record = Record.from_fields(response_id, fields)
@@ -170,14 +171,14 @@ class ResponseStore:
     async def ask_to_cancel(self, response_id: str) -> None:
         """Its producer learns of it with its next `append`."""
         self._require()
-        await self._run(self._cancel(keys=_keys(response_id)[:1]))
+        await self._run("cancel", self._cancel(keys=_keys(response_id)[:1]))
 
     async def delete(self, response_id: str) -> None:
         """Forget the record and its events; a producer that still runs learns of it."""
         pipe = self._require().pipeline(transaction=True)
         pipe.delete(*_keys(response_id))
         pipe.zrem(_RECENT, response_id)
-        await self._run(pipe.execute())
+        await self._run("delete", pipe.execute())
 
     async def tail(self, record: Record, after: int) -> AsyncGenerator[bytes, None]:
         """The frames of events numbered above `after`, as they come, until the response ends."""
@@ -208,7 +209,7 @@ class ResponseStore:
         start = 0
         while len(found) < count_max:
             reading = self._require().zrevrange(_RECENT, start, start + _PAGE - 1)
-            names = await self._run(reading)
+            names = await self._run("list", reading)
             if not names:
                 break
             start += _PAGE
@@ -222,7 +223,7 @@ class ResponseStore:
             record_key, _, alive_key = _keys(response_id)
             pipe.hmget(record_key, _SUMMARY_FIELDS)
             pipe.exists(alive_key)
-        answers = await self._run(pipe.execute())
+        answers = await self._run("list", pipe.execute())
         found = []
         for response_id, values, is_alive in zip(
             response_ids, answers[::2], answers[1::2], strict=True
@@ -247,7 +248,7 @@ class ResponseStore:
 
     async def _is_fresh(self) -> bool:
         """Redis has just come back, and producers had no time yet to say that they live."""
-        facts = await self._run(self._require().info("server"))
+        facts = await self._run("uptime", self._require().info("server"))
         return int(facts["uptime_in_seconds"]) + 1 < self.limits.alive_s
 
     async def _end_orphan(self, record: Record) -> None:
@@ -260,7 +261,7 @@ class ResponseStore:
     async def _last_number(self, response_id: str) -> int:
         """The sequence number of the newest event; -1 where there is none."""
         reading = self._require().xrevrange(_keys(response_id)[1], count=1)
-        newest = await self._run(reading)
+        newest = await self._run("tail", reading)
         return int(newest[0][0].decode().partition("-")[2]) - 1 if newest else -1
 
     async def _read_log(self, response_id: str, position: str, may_wait: bool) -> list[Any]:
@@ -279,7 +280,7 @@ class ResponseStore:
     async def _entries(self, response_id: str, position: str, block_ms: int | None) -> list[Any]:
         key = _keys(response_id)[1]
         reading = self._require().xread({key: position}, count=_TAIL_ENTRIES_MAX, block=block_ms)
-        answer = await self._run(reading)
+        answer = await self._run("tail", reading)
         if not answer:
             return []
         # RESP3 answers with a map of lists of lists, RESP2 with a list of pairs.
@@ -294,9 +295,10 @@ class ResponseStore:
             raise StoreUnreachable
         return self._client
 
-    async def _run(self, work: Any) -> Any:
+    async def _run(self, name: str, work: Any) -> Any:
         try:
-            return await work
+            with trace.span(f"responses {name}"):
+                return await work
         except RedisError as err:
             raise StoreUnreachable from err
 
