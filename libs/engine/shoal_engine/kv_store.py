@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from shoal_engine.cache_spec import CacheSpec
+from shoal_engine.shape import LayerRange
 
 
 class PagedKvStore:
@@ -49,13 +50,14 @@ class PagedKvStore:
         self._keys[layer].index_copy_(0, slots, key)
         self._values[layer].index_copy_(0, slots, value)
 
-    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy whole blocks, (source, target), on every layer; targets are nobody's sources."""
-        device = next(iter(self._keys.values())).device
+    def copy(self, pairs: Sequence[tuple[int, int]], layers: LayerRange) -> None:
+        """Copy whole blocks, (source, target), on `layers`; targets are nobody's sources."""
+        device = self._keys[layers.start].device
         sources, targets = torch.tensor(pairs, dtype=torch.int64, device=device).unbind(1)
-        for slots in (*self._keys.values(), *self._values.values()):
-            paged = self._paged(slots)
-            paged.index_copy_(0, targets, paged.index_select(0, sources))
+        for layer in range(layers.start, layers.stop):
+            for slots in (self._keys[layer], self._values[layer]):
+                paged = self._paged(slots)
+                paged.index_copy_(0, targets, paged.index_select(0, sources))
 
     def view(self, layer: int, first_slot: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `count` consecutive slots, without copying.

@@ -4,6 +4,7 @@ Owns one step: checking a ragged batch, running the layers, and making logits on
 Does not know requests, scheduling or other stages. One compute thread calls it.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,14 @@ class StageBatch:
     """The T tokens of a step, in the order of `rows`.
 
     token_ids: (T,) int64 on the first stage, else None. hidden: (T, D) on later stages, any float
-    dtype and device, else None.
+    dtype and device, else None. layers: the part of the stage's layers that runs, None for all;
+    what is said here of stages is true of the part then.
     """
 
     rows: list[Row]
     token_ids: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    layers: LayerRange | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,22 @@ class StageModel:
     weight_bytes: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some layers of a stage that follow one another, as a callable of their own."""
+
+    layers: LayerRange
+    body: Any
+    is_first: bool
+    is_last: bool
+
+
 class Stage:
     """Layers `layers` of the model `shape`, with the KV of their sequences.
 
     `pool` accounts for the blocks; callers allocate from it and release to it, `forward` only
-    writes into blocks that the rows hold.
+    writes into blocks that the rows hold. A sequence runs through the same layers in every step,
+    all of the stage's or a part; its blocks hold KV of these layers only.
     """
 
     def __init__(
@@ -105,6 +119,8 @@ class Stage:
         self.weight_bytes = model.weight_bytes
         self.kv_bytes_per_block = store.bytes_per_block
         self._model = model
+        self._whole = _Part(layers, model.body, self.is_first, self.is_last)
+        self._parts: dict[LayerRange, _Part] = {layers: self._whole}
         self._store = store
         self._is_strict = strict_exact
         self._is_int8 = model.quantization == "int8"
@@ -118,20 +134,21 @@ class Stage:
 
     @torch.inference_mode()
     def forward(self, batch: StageBatch) -> StageOutput:
-        """Run the stage's layers on one step.
+        """Run the stage's layers, or the part of them that `batch` names, on one step.
 
         Makes the copies that the rows' KV asks for, writes keys and values of the rows' positions
         into their blocks and moves each `kv.length` to position + count. Raises InvalidBatch, with
         nothing written, for a batch that contradicts the model or its KV. Synchronous.
         """
-        self._check(batch)
-        self._copy_shared(batch)
+        part = self._part(batch.layers)
+        self._check(batch, part)
+        self._copy_shared(batch, part.layers)
         plan = plan_step(
             [(row.kv, row.position, row.count) for row in batch.rows],
             self._padded(sum(row.count for row in batch.rows)),
             self._form,
         )
-        hidden = self._model.body(
+        hidden = part.body(
             **self._inputs(batch, int(plan.position_ids.shape[0])),
             position_ids=plan.position_ids[None],
             attention_mask=None,
@@ -141,15 +158,28 @@ class Stage:
         ).last_hidden_state[0]
         for row in batch.rows:
             row.kv.length = row.position + row.count
-        if self.is_last:
+        if part.is_last:
             return StageOutput(logits=self._logits(hidden, batch.rows))
         return StageOutput(hidden=hidden[: plan.token_count])
 
-    def _copy_shared(self, batch: StageBatch) -> None:
+    def _part(self, layers: LayerRange | None) -> _Part:
+        """The callable for some of the layers, made when it is first asked for."""
+        if layers is None:
+            return self._whole
+        if layers not in self._parts:
+            start, stop = self.layers.start, self.layers.stop
+            if not start <= layers.start < layers.stop <= stop:
+                raise InvalidBatch(f"layers {layers} are not among the stage's {self.layers}")
+            is_last = layers.is_last(self.shape.layer_count)
+            body = _cut(self._model.body, layers.start - start, layers.stop - start, is_last)
+            self._parts[layers] = _Part(layers, body, layers.is_first, is_last)
+        return self._parts[layers]
+
+    def _copy_shared(self, batch: StageBatch, layers: LayerRange) -> None:
         """Make sequences' own copies of what they share and will write to."""
         pairs = [pair for row in batch.rows for pair in row.kv.copies]
         if pairs:
-            self._store.copy(pairs)
+            self._store.copy(pairs, layers)
 
     def _inputs(self, batch: StageBatch, padded_count: int) -> dict[str, torch.Tensor]:
         """The body's input, padded with token 0 or zeros."""
@@ -190,7 +220,7 @@ class Stage:
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         return padded_row_count(count, threads, self._is_strict)
 
-    def _check(self, batch: StageBatch) -> None:
+    def _check(self, batch: StageBatch, part: _Part) -> None:
         if not batch.rows:
             raise InvalidBatch("it has no rows")
         for row in batch.rows:
@@ -198,17 +228,17 @@ class Stage:
         if len({id(row.kv) for row in batch.rows}) != len(batch.rows):
             raise InvalidBatch("two rows belong to one sequence")
         token_count = sum(row.count for row in batch.rows)
-        given = batch.token_ids if self.is_first else batch.hidden
-        other = batch.hidden if self.is_first else batch.token_ids
+        given = batch.token_ids if part.is_first else batch.hidden
+        other = batch.hidden if part.is_first else batch.token_ids
         if given is None or other is not None:
             raise InvalidBatch(
-                f"a stage for layers {self.layers} takes "
-                f"{'token ids' if self.is_first else 'hidden rows'} and nothing else"
+                f"a stage for layers {part.layers} takes "
+                f"{'token ids' if part.is_first else 'hidden rows'} and nothing else"
             )
-        size = (token_count,) if self.is_first else (token_count, self.shape.hidden_size)
+        size = (token_count,) if part.is_first else (token_count, self.shape.hidden_size)
         if tuple(given.shape) != size:
             raise InvalidBatch(f"its tensor is {tuple(given.shape)}, its rows need {size}")
-        if not (given.dtype is torch.int64 if self.is_first else given.is_floating_point()):
+        if not (given.dtype is torch.int64 if part.is_first else given.is_floating_point()):
             raise InvalidBatch(f"its tensor holds {given.dtype}")
         if batch.token_ids is not None:
             low, high = batch.token_ids.aminmax()
@@ -230,3 +260,13 @@ class Stage:
             raise InvalidBatch(
                 f"it needs {stop} positions, the model's context is {self.shape.context_length}"
             )
+
+
+def _cut(body: Any, start: int, stop: int, is_last: bool) -> Any:
+    """A body of the layers [start, stop) of `body`, counted from its own first, and its weights."""
+    part = copy.copy(body)
+    part.__dict__["_modules"] = dict(body._modules)
+    part.layers = nn.ModuleList(body.layers[start:stop])
+    if not is_last:
+        part.norm = nn.Identity()
+    return part

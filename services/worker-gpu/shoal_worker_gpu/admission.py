@@ -12,6 +12,7 @@ from shoal_engine.sampling import SamplingSpec, SamplingState, needs_prompt_ids
 from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.errors import WrongEngine
 from shoal_worker_gpu.generation import Generation
+from shoal_worker_gpu.pipeline_name import stage_name
 
 
 def check_request(request: stage_pb2.GenerateRequest, backend: Backend, incarnation: str) -> None:
@@ -43,11 +44,13 @@ def _check_pipeline(request: stage_pb2.GenerateRequest, backend: Backend, incarn
     first = stages[0]
     if first.incarnation != incarnation:
         raise WrongEngine("the plan was made for an earlier process of this engine")
-    if (first.layer_start, first.layer_stop) != (0, backend.layer_stop):
+    if backend.layer_start or first.layer_stop > backend.layer_stop:
         raise WrongEngine(
             f"this engine holds layers {backend.layer_start}:{backend.layer_stop}, the plan's "
             f"first stage is {first.layer_start}:{first.layer_stop}"
         )
+    if len({stage_name(stage) for stage in stages}) != len(stages):
+        raise InvalidRequest("the plan names an engine twice", param="pipeline")
     covered = 0
     for stage in stages:
         if stage.layer_start != covered or stage.layer_stop <= covered:

@@ -43,7 +43,7 @@ class StageOutlet:
         item = output.item
         timings = [*item.timings, output.timing]
         is_own = item.head_incarnation == self._core.incarnation
-        if self._core.backend.layer_stop == self._core.backend.layer_count:
+        if output.timing.layer_stop == self._core.backend.layer_count:
             rows = self._results(output)
             step = stage_pb2.StepResult(step_id=item.step_id, rows=rows, timings=timings)
             self._send_result(item.head_incarnation, step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.worker.v1 import stage_pb2
+from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.admission import SamplingPlan
 from shoal_worker_gpu.errors import KvExhausted
 from shoal_worker_gpu.generation import Generation
@@ -133,6 +134,7 @@ class Reservations:
             lease_s=float("inf"),
             keys=keys,
             token_count=len(generation.ids),
+            layers=LayerRange(run.stages[0].layer_start, run.stages[0].layer_stop),
         )
 
     def _attach_message(

@@ -13,6 +13,7 @@ from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
 from shoal_engine.grammar import CompiledGrammar
 from shoal_engine.sampling import SamplingState
+from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.admission import spec_from_wire
 from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, StaleAttempt, WrongEngine
 from shoal_worker_gpu.grammars import Grammars, grammar_from_wire
@@ -254,14 +255,20 @@ class UpstreamLink:
         self._granted(key, granted, total, held)
 
     def _check_attach(self, attach: stage_pb2.Attach) -> None:
+        """Raises InvalidRequest for a range or route that makes no sense, WrongEngine for one that
+        is another engine's."""
         backend = self._core.backend
-        if (attach.layer_start, attach.layer_stop) != (backend.layer_start, backend.layer_stop):
+        start, stop = attach.layer_start, attach.layer_stop
+        if not 0 < start < stop:
+            raise InvalidRequest(f"layers {start}:{stop} cannot follow another stage")
+        if start < backend.layer_start or stop > backend.layer_stop:
             raise WrongEngine(
                 f"this engine holds layers {backend.layer_start}:{backend.layer_stop}, not "
-                f"{attach.layer_start}:{attach.layer_stop}"
+                f"{start}:{stop}"
             )
-        if bool(attach.route) == (backend.layer_stop == backend.layer_count):
-            raise WrongEngine("the route does not end at the last layer")
+        ends_at = attach.route[0].layer_start if attach.route else backend.layer_count
+        if stop != ends_at:
+            raise InvalidRequest(f"layer {stop} does not come next on the route")
 
     async def _entered(self, attach: stage_pb2.Attach, key: SequenceKey) -> StageSequence:
         """Enter the sequence, with what that needs. A detach meanwhile ends the attaching."""
@@ -309,6 +316,7 @@ class UpstreamLink:
             lease_s=attach.lease_ms / 1000,
             keys=list(attach.prefix_block_hashes),
             token_count=max(1, attach.token_count),
+            layers=LayerRange(attach.layer_start, attach.layer_stop),
         )
 
     async def _attach_behind(self, attach: stage_pb2.Attach, key: SequenceKey) -> stage_pb2.Granted:

@@ -15,8 +15,10 @@ from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock
 from shoal_engine.blocks import CacheFull, SequenceKv
 from shoal_engine.sampling import SamplingState
+from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.backends.base import Backend
 from shoal_worker_gpu.errors import KvExhausted, StaleAttempt
+from shoal_worker_gpu.range_keys import RangeKeys
 
 
 class SequenceKey(NamedTuple):
@@ -36,13 +38,15 @@ class Upstream(Protocol):
 class StageSequence:
     """What one stage keeps of a sequence.
 
-    next_position: the first position not yet accepted; kv.length follows when it is computed.
-    route: the stages behind this one, in order. keys: prefix keys of its complete blocks, as far
-    as the head has told them. has_started: its first rows have come.
+    layers: those of the engine's that it runs through. next_position: the first position not yet
+    accepted; kv.length follows when it is computed. route: the stages behind this one, in order.
+    keys: prefix keys of its complete blocks, as far as the head has told them; pool_keys: the same
+    as the pool knows them. has_started: its first rows have come.
     """
 
     key: SequenceKey
     kv: SequenceKv
+    layers: LayerRange
     head_incarnation: str
     route: tuple[pipeline_pb2.PipelineStage, ...]
     upstream: Upstream
@@ -50,6 +54,7 @@ class StageSequence:
     lease_s: float
     lease_ends_at: float
     keys: Sequence[bytes] = ()
+    pool_keys: Sequence[bytes] = ()
     next_position: int = 0
     has_started: bool = False
 
@@ -59,6 +64,7 @@ class SequenceTable:
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self._pool = backend.pool
+        self._range_keys = RangeKeys(LayerRange(backend.layer_start, backend.layer_stop))
         self._clock = clock
         self._entries: dict[int, StageSequence] = {}
         self._computing: frozenset[SequenceKey] = frozenset()
@@ -88,10 +94,12 @@ class SequenceTable:
         lease_s: float,
         keys: Sequence[bytes] = (),
         token_count: int = 1,
+        layers: LayerRange | None = None,
     ) -> StageSequence:
         """Enter a sequence with `block_count` blocks, those remembered by `keys` among them.
 
-        token_count: tokens known; at least the last of them will be computed.
+        token_count: tokens known; at least the last of them will be computed. layers: those of
+        the engine's that it runs through; None for all.
 
         A higher attempt evicts a lower one; the same attempt again is answered with what stands.
         Raises StaleAttempt for a lower one, KvExhausted with nothing taken.
@@ -103,13 +111,16 @@ class SequenceTable:
             if present.key == key:
                 return present
             self.detach(present.key)
+        layers = layers or self._range_keys.whole
+        pool_keys = self._range_keys.marked(keys, layers)
         try:
-            kv = self._pool.attach(block_count, keys, token_count - 1)
+            kv = self._pool.attach(block_count, pool_keys, token_count - 1)
         except CacheFull as err:
             raise self._exhausted(block_count) from err
         entry = StageSequence(
             key=key,
             kv=kv,
+            layers=layers,
             head_incarnation=head_incarnation,
             route=route,
             upstream=upstream,
@@ -117,6 +128,7 @@ class SequenceTable:
             lease_s=lease_s,
             lease_ends_at=self._clock.monotonic() + lease_s,
             keys=keys,
+            pool_keys=pool_keys,
             next_position=kv.length,
         )
         self._entries[key.sequence] = entry
@@ -176,13 +188,15 @@ class SequenceTable:
         entry = self.get(key)
         if entry is None:
             return None
-        entry.keys = keys or entry.keys
+        if keys:
+            entry.keys = keys
+            entry.pool_keys = self._range_keys.marked(keys, entry.layers)
         del self._entries[key.sequence]
         if key in self._computing:
             self._leaving.append(entry)
             self._is_settled.clear()
         else:
-            self._pool.detach(entry.kv, entry.keys)
+            self._pool.detach(entry.kv, entry.pool_keys)
         return entry
 
     @property
@@ -201,11 +215,11 @@ class SequenceTable:
             entry = self.get(key)
             if entry is not None:
                 self._pool.copied(entry.kv)
-                self._pool.remember(entry.kv, entry.keys)
+                self._pool.remember(entry.kv, entry.pool_keys)
         self._computing = frozenset()
         leaving, self._leaving = self._leaving, []
         for entry in leaving:
-            self._pool.detach(entry.kv, entry.keys)
+            self._pool.detach(entry.kv, entry.pool_keys)
         self._is_settled.set()
 
     def renew(self, head_incarnation: str) -> None:

@@ -15,8 +15,9 @@ from typing import Protocol
 
 from shoal.worker.v1 import stage_pb2
 from shoal_common.clock import Clock
-from shoal_common.errors import ShoalError, StageFailed
+from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
 from shoal_engine.sampling import Sampled
+from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.backends.base import Backend, StepInput, StepOutput, StepRow
 from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt, StepFailed
 from shoal_worker_gpu.metrics import EngineMetrics
@@ -133,16 +134,21 @@ class StageCore:
 
     def _accepted(self, item: WorkItem) -> WorkItem:
         """The item without the rows that do not fit the table, and without their tensor rows."""
-        kept = [self._accept(row) for row in item.rows]
+        kept = [self._accept(row, item) for row in item.rows]
         if all(kept):
             return item
         item.token_ids, item.activations = _slices(item, kept, self.backend.width)
         item.rows = [row for row, is_kept in zip(item.rows, kept, strict=True) if is_kept]
         return item
 
-    def _accept(self, row: WorkRow) -> bool:
+    def _accept(self, row: WorkRow, item: WorkItem) -> bool:
         entry = self.table.get(row.key)
         if entry is None:
+            return False
+        item.layers = item.layers or entry.layers
+        if entry.layers != item.layers:
+            detail = f"a frame mixes rows of layers {item.layers} and {entry.layers}"
+            self.refuse(row.key, InvalidRequest(detail))
             return False
         if not entry.has_started:
             try:
@@ -190,7 +196,7 @@ class StageCore:
         compute_us = int((self._clock.monotonic() - started) * 1e6)
         self._deadline.observe(compute_us / 1e6, token_count)
         self._measure(step, compute_us)
-        self._hand_on(items, output, started, compute_us)
+        self._hand_on(items, step.layers, output, started, compute_us)
 
     def _drop_left(self, item: WorkItem) -> None:
         """Rows whose sequence left while the item waited."""
@@ -200,6 +206,8 @@ class StageCore:
             item.rows = [row for row, is_kept in zip(item.rows, kept, strict=True) if is_kept]
 
     def _step_input(self, items: list[WorkItem]) -> StepInput:
+        layers = items[0].layers
+        assert layers is not None, "accepted items have layers"
         rows: list[StepRow] = []
         for item in items:
             for row in item.rows:
@@ -207,17 +215,16 @@ class StageCore:
                 assert entry is not None
                 sampling = entry.sampling if row.wants_token else None
                 rows.append(StepRow(entry.kv, row.position, row.count, sampling))
-        if self.backend.layer_start == 0:
-            return StepInput(rows, token_ids=[i for item in items for i in item.token_ids])
-        return StepInput(rows, activations=[item.activations for item in items])
+        if layers.is_first:
+            return StepInput(rows, layers, token_ids=[i for item in items for i in item.token_ids])
+        return StepInput(rows, layers, activations=[item.activations for item in items])
 
     def _measure(self, step: StepInput, compute_us: int) -> None:
         token_count = sum(row.count for row in step.rows)
         self._metrics.step_seconds.observe(compute_us / 1e6)
         self._metrics.step_rows.observe(token_count)
         if token_count == len(step.rows):
-            layers = self.backend.layer_stop - self.backend.layer_start
-            measured = compute_us / layers
+            measured = compute_us / len(step.layers)
             if self.layer_time_us:
                 measured = self.layer_time_us + _LAYER_TIME_WEIGHT * (measured - self.layer_time_us)
             self.layer_time_us = measured
@@ -228,7 +235,12 @@ class StageCore:
                 self.refuse(row.key, error)
 
     def _hand_on(
-        self, items: list[WorkItem], output: StepOutput, started: float, compute_us: int
+        self,
+        items: list[WorkItem],
+        layers: LayerRange,
+        output: StepOutput,
+        started: float,
+        compute_us: int,
     ) -> None:
         assert self.outlet is not None
         token_start = row_start = 0
@@ -238,8 +250,8 @@ class StageCore:
             row_stop = row_start + len(item.rows)
             timing = stage_pb2.StageTiming(
                 node_id=self.node_id,
-                layer_start=self.backend.layer_start,
-                layer_stop=self.backend.layer_stop,
+                layer_start=layers.start,
+                layer_stop=layers.stop,
                 queue_us=max(0, int((started - item.arrived_at) * 1e6)),
                 compute_us=compute_us,
                 wire_us=item.wire_us,

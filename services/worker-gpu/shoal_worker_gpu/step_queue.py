@@ -1,6 +1,7 @@
 """What waits for this stage's next step, and how much of it is taken at once.
 
-Every stage has one queue; frames of any head are fused up to a row budget, in order of arrival.
+Every stage has one queue; frames of any head that run through the same layers are fused up to a
+row budget, in order of arrival.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shoal.worker.v1 import stage_pb2
+from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.errors import QueueFull
 from shoal_worker_gpu.pipeline_name import PipelineName
 from shoal_worker_gpu.sequence import SequenceKey
@@ -30,7 +32,8 @@ class WorkRow:
 class WorkItem:
     """One head's part of a step, as it arrived.
 
-    token_ids on the first stage, activations (T rows of float32) on later ones.
+    token_ids on the first stage, activations (T rows of float32) on later ones. layers: those
+    that all its rows run through, known once it is accepted.
     """
 
     step_id: int
@@ -42,6 +45,7 @@ class WorkItem:
     arrived_at: float = 0.0
     wire_us: int = 0
     pipeline: PipelineName | None = None
+    layers: LayerRange | None = None
 
     @property
     def token_count(self) -> int:
@@ -68,19 +72,29 @@ class StepQueue:
         self._arrived.set()
 
     async def take(self) -> list[WorkItem]:
-        """Wait for work; the items of one fused step: at least one, else within the budget."""
+        """Wait for work; the items of one fused step: at least one, else within the budget.
+
+        Items that run through other layers than the oldest keep their places: one of them is the
+        oldest next time.
+        """
         while not self._items:
             self._arrived.clear()
             await self._arrived.wait()
         taken = [self._items.popleft()]
+        others: list[WorkItem] = []
         room = self._row_budget - taken[0].token_count
         held = {row.key.sequence for row in taken[0].rows}
-        while self._items and self._items[0].token_count <= room:
+        while self._items:
+            item = self._items[0]
+            if item.layers != taken[0].layers:
+                others.append(self._items.popleft())
+                continue
             # Two chunks of one sequence cannot share a step: the second reads the first's KV.
-            sequences = {row.key.sequence for row in self._items[0].rows}
-            if sequences & held:
+            sequences = {row.key.sequence for row in item.rows}
+            if item.token_count > room or sequences & held:
                 break
             held |= sequences
-            room -= self._items[0].token_count
+            room -= item.token_count
             taken.append(self._items.popleft())
+        self._items.extendleft(reversed(others))
         return taken

@@ -14,6 +14,7 @@ from pathlib import Path
 from shoal_common.testing.engine import next_token
 from shoal_engine.blocks import BlockPool, SequenceKv
 from shoal_engine.sampling import Sampled
+from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.backends.base import StepInput, StepOutput
 
 VOCAB_SIZE = 997
@@ -22,6 +23,8 @@ _WIDTH = 1
 
 class HashBackend:
     """Layers [layer_start, layer_stop) of `layer_count`; hidden rows carry the ids themselves.
+
+    What a slot holds is of the layers that wrote it: read by others, it is an error.
 
     `gate`: cleared, it holds the compute thread inside a step until it is set again.
     """
@@ -51,7 +54,9 @@ class HashBackend:
         self.gate = threading.Event()
         self.gate.set()
         self.pool = BlockPool(block_count, block_size_tokens)
-        self._slots = [-1] * (block_count * block_size_tokens)
+        self._slots: list[tuple[int, LayerRange | None]] = [(-1, None)] * (
+            block_count * block_size_tokens
+        )
 
     @property
     def blocks_total(self) -> int:
@@ -63,6 +68,7 @@ class HashBackend:
 
     def run(self, step: StepInput) -> StepOutput:
         self.gate.wait()
+        assert self.layer_start <= step.layers.start < step.layers.stop <= self.layer_stop
         ids = self._incoming(step)
         self.step_sizes.append(len(ids))
         sampled: list[Sampled | None] = []
@@ -71,12 +77,16 @@ class HashBackend:
             self._copy(row.kv)
             assert row.position == row.kv.length
             assert row.position + row.count <= row.kv.capacity
+            if row.position:
+                writer = self._slots[self._slot(row.kv, row.position - 1)][1]
+                assert writer == step.layers, f"KV of {writer} is no KV of {step.layers}"
             for offset in range(row.count):
-                self._slots[self._slot(row.kv, row.position + offset)] = ids[start + offset]
+                slot = self._slot(row.kv, row.position + offset)
+                self._slots[slot] = (ids[start + offset], step.layers)
             row.kv.length += row.count
             start += row.count
             sampled.append(None if row.sampling is None else self._draw(self._known(row.kv)))
-        if self.layer_stop == self.layer_count:
+        if step.layers.is_last(self.layer_count):
             return StepOutput(sampled=sampled)
         return StepOutput(activations=struct.pack(f"<{len(ids)}f", *ids))
 
@@ -91,10 +101,10 @@ class HashBackend:
         return kv.blocks[block] * self.block_size_tokens + offset
 
     def _known(self, kv: SequenceKv) -> list[int]:
-        return [self._slots[self._slot(kv, position)] for position in range(kv.length)]
+        return [self._slots[self._slot(kv, position)][0] for position in range(kv.length)]
 
     def _incoming(self, step: StepInput) -> list[int]:
-        if self.layer_start == 0:
+        if step.layers.is_first:
             return list(step.token_ids)
         joined = b"".join(step.activations)
         return [int(value) for value in struct.unpack(f"<{len(joined) // 4}f", joined)]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from shoal_engine.blocks import BlockPool, SequenceKv
 from shoal_engine.sampling import Sampled, SamplingState
+from shoal_engine.shape import LayerRange
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class StepRow:
 class StepInput:
     """One fused step of T tokens, in row order.
 
-    token_ids: on the first stage, T ids. activations: on later stages, little-endian float32
-    rows [t, D] of the fused frames, T in all.
+    layers: the part of the backend's layers that runs, all of them or fewer; with the model's
+    first layer this is a first stage, with its last one a last stage. token_ids: on the first
+    stage, T ids. activations: on later stages, little-endian float32 rows [t, D] of the fused
+    frames, T in all.
     """
 
     rows: Sequence[StepRow]
+    layers: LayerRange
     token_ids: Sequence[int] = ()
     activations: Sequence[memoryview | bytes] = ()
 

@@ -55,12 +55,13 @@ class TorchShard:
         return StepOutput(sampled=_draw(output.logits.cpu(), step.rows))
 
     def _batch(self, rows: list[Row], step: StepInput) -> StageBatch:
-        if self._stage.is_first:
-            return StageBatch(rows, token_ids=torch.tensor(step.token_ids, dtype=torch.int64))
+        if step.layers.is_first:
+            ids = torch.tensor(step.token_ids, dtype=torch.int64)
+            return StageBatch(rows, token_ids=ids, layers=step.layers)
         # A copy, because torch refuses to own read-only memory.
         joined = bytearray().join(step.activations)
         hidden = torch.frombuffer(joined, dtype=torch.float32).view(-1, self.width)
-        return StageBatch(rows, hidden=hidden)
+        return StageBatch(rows, hidden=hidden, layers=step.layers)
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[StepRow]) -> list[Sampled | None]:
