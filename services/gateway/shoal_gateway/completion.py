@@ -5,7 +5,8 @@
 3. Generate: the head of the plan's pipeline streams token ids.
 4. Text: ids become whole characters, up to the first stop string, and these become reasoning,
    text and tool calls.
-5. Lost stage: say so, wait briefly for another plan, go on behind the ids already delivered.
+5. Lost stage: say so, wait briefly for another plan, go on behind the ids already delivered; a
+   reply that lacks nothing but the word that it is finished, is.
 6. Finish: reason and usage; leaving releases the plan and frees the sequence on every stage.
 
 Owns the request; does not know HTTP, nor how a layer is computed.
@@ -33,21 +34,50 @@ from shoal_common.errors import (
 )
 from shoal_gateway.errors import ModelReplaced
 from shoal_gateway.models import ModelDirectory
+from shoal_gateway.path import route_of, times_of
 from shoal_gateway.peers import PlanStream, Router, Stages
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
-from shoal_gateway.task import Admitted, ChatTask, Event, Finished, FinishReason, Queued, Usage
+from shoal_gateway.task import (
+    Admitted,
+    ChatTask,
+    Event,
+    FinishReason,
+    Finished,
+    Queued,
+    Route,
+    StageTime,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CompletionLimits:
-    """How long and how often a request may wait."""
+    """How long and how often a request may wait.
+
+    attempts_max: pipelines tried one after the other, without any of them adding a token.
+    """
 
     plan_timeout_s: float = 600.0
-    replan_timeout_s: float = 1.0
+    replan_timeout_s: float = 5.0
     attempts_max: int = 3
+
+
+@dataclass
+class _Course:
+    """What of a request outlives its pipelines.
+
+    cached_tokens: of the prompt, as the first pipeline said; None before. vain_count: pipelines
+    lost one after the other that added no token. route, times: of the last pipeline.
+    """
+
+    reply: Reply
+    cached_tokens: int | None = None
+    vain_count: int = 0
+    route: Route | None = None
+    times: tuple[StageTime, ...] = ()
 
 
 class Completer:
@@ -71,13 +101,15 @@ class Completer:
         """Steps 2 to 6. Close the iterator to give up: that frees everything at once."""
         task = prepared.task
         reply = Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
+        course = _Course(reply)
         async with self._router.open_plan(_plan_open(prepared)) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
             while isinstance(plan := await self._first_plan(plans, give_up_at), Queued):
                 yield plan
             while True:
+                known_count = len(reply.ids)
                 try:
-                    async with aclosing(self._attempt(prepared, plan, reply)) as events:
+                    async with aclosing(self._attempt(prepared, plan, course)) as events:
                         async for event in events:
                             yield event
                     return
@@ -85,7 +117,13 @@ class Completer:
                     err.param = _grammar_param(task)
                     raise
                 except ShoalError as err:
-                    plan = await self._replan(plans, plan, err)
+                    error = _judged(err, plan)
+                course.vain_count = 1 if len(reply.ids) > known_count else course.vain_count + 1
+                if (is_length := _whole_by_length(prepared, reply)) is not None:
+                    for event in _ending(prepared, course, is_length):
+                        yield event
+                    return
+                plan = await self._replan(plans, plan, error, course)
 
     async def _first_plan(self, plans: PlanStream, give_up_at: float) -> Queued | router_pb2.Plan:
         """A queue position, or the plan."""
@@ -101,19 +139,21 @@ class Completer:
         return answer.plan
 
     async def _attempt(
-        self, prepared: Prepared, plan: router_pb2.Plan, reply: Reply
+        self, prepared: Prepared, plan: router_pb2.Plan, course: _Course
     ) -> AsyncGenerator[Event, None]:
         """One run through one pipeline. Ends after Finished, or raises."""
         if plan.pipeline.model_revision != prepared.revision:
             raise ModelReplaced(prepared.model)
+        reply = course.reply
         request = _generate_request(prepared, plan, reply)
         async with aclosing(self._stages.generate(_head(plan).locator, request)) as responses:
-            cached_tokens = 0
             async for response in responses:
                 kind = response.WhichOneof("event")
                 if kind == "admitted":
-                    cached_tokens = response.admitted.cached_token_count
-                    yield Admitted(len(prepared.prompt_ids), cached_tokens)
+                    course.route = route_of(plan, response.admitted)
+                if kind == "admitted" and course.cached_tokens is None:
+                    course.cached_tokens = response.admitted.cached_token_count
+                    yield Admitted(len(prepared.prompt_ids), course.cached_tokens, course.route)
                 elif kind == "tokens":
                     _check_order(plan, response.tokens, reply)
                     for content in reply.feed(response.tokens):
@@ -121,26 +161,21 @@ class Completer:
                 elif kind == "text":
                     raise StageFailed(_head(plan).node_id, "it speaks text, not token ids")
                 if kind == "finished" or reply.is_stopped:
-                    for content in reply.flush():
-                        yield content
-                    yield _finished(prepared, reply, response, cached_tokens)
+                    course.times = times_of(response.finished)
+                    is_length = response.finished.reason == stage_pb2.FINISH_REASON_LENGTH
+                    for event in _ending(prepared, course, is_length):
+                        yield event
                     return
         raise StageFailed(_head(plan).node_id, "the stream ended without a finish")
 
     async def _replan(
-        self, plans: PlanStream, lost: router_pb2.Plan, error: ShoalError
+        self, plans: PlanStream, lost: router_pb2.Plan, error: ShoalError, course: _Course
     ) -> router_pb2.Plan:
         """Step 5. Returns the next plan, or raises `error` where there is none.
 
         The loss is reported even when no attempt is left: it keeps the stage out of others' plans.
         """
-        head = _head(lost)
-        if isinstance(error, Cancelled):
-            error = StageFailed(head.node_id, "it gave the request up")
-        if isinstance(error, InvalidRequest | Overloaded | ModelReplaced):
-            raise error
-        blamed = getattr(error, "node_id", "") or head.node_id
-        stage = next((s for s in lost.pipeline.stages if s.node_id == blamed), head)
+        stage = _blamed(lost, error)
         log.warning("stage lost", extra={"node_id": stage.node_id, "reason": error.reason})
         report = router_pb2.StageLost(
             attempt=lost.attempt,
@@ -148,7 +183,7 @@ class Completer:
             incarnation=stage.incarnation,
             reason=error.reason,
         )
-        is_last = lost.attempt >= self._limits.attempts_max
+        is_last = course.vain_count >= self._limits.attempts_max
         self._directory.forget()
         try:
             async with asyncio.timeout(self._limits.replan_timeout_s):
@@ -161,6 +196,21 @@ class Completer:
         if is_last:
             raise error
         return answer.plan
+
+
+def _judged(error: ShoalError, plan: router_pb2.Plan) -> ShoalError:
+    """The error for which another plan may be asked; raises one that no plan would change."""
+    if isinstance(error, Cancelled):
+        return StageFailed(_head(plan).node_id, "it gave the request up")
+    if isinstance(error, InvalidRequest | Overloaded | ModelReplaced | DeadlineExceeded):
+        raise error
+    return error
+
+
+def _blamed(plan: router_pb2.Plan, error: ShoalError) -> pipeline_pb2.PipelineStage:
+    """The stage that the error names, else the one that was asked."""
+    node_id = getattr(error, "node_id", "")
+    return next((s for s in plan.pipeline.stages if s.node_id == node_id), _head(plan))
 
 
 def _grammar_param(task: ChatTask) -> str | None:
@@ -210,17 +260,24 @@ def _check_order(plan: router_pb2.Plan, delta: stage_pb2.TokensDelta, reply: Rep
         )
 
 
-def _finished(
-    prepared: Prepared, reply: Reply, last: stage_pb2.GenerateResponse, cached_tokens: int
-) -> Finished:
-    is_length = last.finished.reason == stage_pb2.FINISH_REASON_LENGTH
+def _whole_by_length(prepared: Prepared, reply: Reply) -> bool | None:
+    """None while tokens are missing; else whether the limit has ended the reply, not the model."""
+    if reply.ids and reply.ids[-1] in prepared.tokens.stop_token_ids:
+        return False
+    return True if len(reply.ids) >= prepared.max_tokens else None
+
+
+def _ending(prepared: Prepared, course: _Course, is_length: bool) -> list[Event]:
+    """What was held back, and the end."""
+    reply = course.reply
+    rest = reply.flush()
     reason: FinishReason = "length" if is_length and not reply.is_stopped else "stop"
     if reply.has_calls and reason == "stop":
         reason = "tool_calls"
     usage = Usage(
         prompt_tokens=len(prepared.prompt_ids),
         completion_tokens=len(reply.ids),
-        cached_tokens=cached_tokens,
+        cached_tokens=course.cached_tokens or 0,
         reasoning_tokens=reply.reasoning_token_count,
     )
-    return Finished(reason, usage, reply.stop_string)
+    return [*rest, Finished(reason, usage, reply.stop_string, course.route, course.times)]

@@ -20,6 +20,7 @@ from shoal.worker.v1 import stage_pb2, stage_pb2_grpc
 from shoal_common.errors import Unauthenticated, Unavailable
 from shoal_common.rpc import Dial, RpcChannel, address_of, translated
 from shoal_gateway.errors import PeerRefused, PeerUnreachable, StageSilent
+from shoal_gateway.silence import Silence
 
 STAGE_CHANNELS_MAX = 64
 FILE_SIZE_BYTES_MAX = 256 * 1024 * 1024
@@ -142,10 +143,14 @@ class GrpcRouter:
 class GrpcStages:
     """One channel per head, the least recently used closed beyond a bound."""
 
-    def __init__(self, token: str, idle_timeout_s: float, dial: Dial = RpcChannel) -> None:
+    def __init__(
+        self, token: str, idle_timeout_s: float, silence_s: float, dial: Dial = RpcChannel
+    ) -> None:
+        """silence_s: without a sign of life from a head for so long, it counts as lost."""
         self._dial = dial
         self._token = token
         self._idle_timeout_s = idle_timeout_s
+        self._silence_s = silence_s
         self._channels: OrderedDict[str, RpcChannel] = OrderedDict()
         self._use_count: dict[str, int] = {}
 
@@ -154,19 +159,21 @@ class GrpcStages:
     ) -> AsyncGenerator[stage_pb2.GenerateResponse, None]:
         channel = await self._acquire(locator)
         stub: Any = stage_pb2_grpc.StageServiceStub(channel.channel)
+        request.keep_alive_ms = max(1, int(self._silence_s * 1000 / 4))
         call = stub.Generate(request)
+        silence = Silence(call.cancel, self._silence_s, self._idle_timeout_s)
         try:
             while True:
-                try:
-                    with _asking("a worker"):
-                        async with asyncio.timeout(self._idle_timeout_s):
-                            event = await call.read()
-                except TimeoutError as err:
-                    raise StageSilent(self._idle_timeout_s) from err
+                silence.is_waiting = True
+                event = await _read(call, silence)
                 if not isinstance(event, stage_pb2.GenerateResponse):
                     return
-                yield event
+                is_news = not event.HasField("alive")
+                silence.heard(carries_on=is_news)
+                if is_news:
+                    yield event
         finally:
+            silence.close()
             call.cancel()
             self._use_count[locator] -= 1
 
@@ -185,6 +192,18 @@ class GrpcStages:
             del self._use_count[key]
             await self._channels.pop(key).close()
         return channel
+
+
+async def _read(call: Any, silence: Silence) -> Any:
+    """The call's next message, or its end. Raises StageSilent, and what the call ends with."""
+    try:
+        with _asking("a worker"):
+            return await call.read()
+    except asyncio.CancelledError as err:
+        task = asyncio.current_task()
+        if silence.exceeded_s is None or (task is not None and task.cancelling()):
+            raise
+        raise StageSilent(silence.exceeded_s) from err
 
 
 class GrpcShardStore:

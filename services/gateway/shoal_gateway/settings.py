@@ -93,10 +93,12 @@ class Settings(ServiceSettings, service="gateway"):
     """Seconds without a token after which an answer is given up; its length has no limit."""
     queue_timeout_s: float = Field(default=600.0, gt=0, le=86400)
     """Seconds a request may wait for its turn."""
-    replan_timeout_s: float = Field(default=1.0, ge=0, le=60)
+    stage_silence_s: float = Field(default=2.0, gt=0, le=600)
+    """Seconds without a sign of life after which a worker counts as lost during an answer."""
+    replan_timeout_s: float = Field(default=5.0, ge=0, le=60)
     """Seconds to wait for other workers when one is lost during an answer."""
     attempts_max: int = Field(default=3, ge=1, le=16)
-    """Pipelines tried for one request."""
+    """Pipelines tried one after the other for one request, without any of them adding a token."""
     call_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     """Seconds that a single question to router or shard store may take."""
     allow_image_urls: bool = False

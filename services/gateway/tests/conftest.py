@@ -76,13 +76,17 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
     """Says `reply_ids`, one token a delta, then the stop id.
 
     fail_at: positions at which an attempt raises, one for each attempt. hold: the position before
-    which it waits for ever. skips: positions left out at the start. refusal: raised at once.
+    which it waits until `hold` changes; meanwhile it says that it lives, unless it `is_mute`.
+    ends_at: the position before which it ends without a word. finishes: says that it has ended.
+    skips: positions left out at the start. refusal: raised at once.
     """
 
     def __init__(self) -> None:
         self.reply_ids: list[int] = []
         self.fail_at: list[int] = []
         self.hold: int | None = None
+        self.is_mute = False
+        self.ends_at: int | None = None
         self.finishes = True
         self.skips = 0
         self.refusal: ShoalError | None = None
@@ -112,16 +116,27 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
         start = max(0, len(request.generated.ids) - 1) + self.skips
         ids = [*self.reply_ids, STOP_ID][: request.max_tokens]
         for position in range(start, len(ids)):
+            if position == self.ends_at:
+                return
             if position == fail_at:
                 raise Unavailable("the next stage is gone")
             if position == self.hold:
                 self.is_holding.set()
-                await asyncio.Event().wait()
+                async for response in self._held(request):
+                    yield response
             yield _delta(position, ids[position], request.sampling)
         if self.finishes:
             is_stop = ids[-1] == STOP_ID
             reason = stage_pb2.FINISH_REASON_STOP if is_stop else stage_pb2.FINISH_REASON_LENGTH
             yield stage_pb2.GenerateResponse(finished=stage_pb2.Finished(reason=reason))
+
+    async def _held(self, request: Any) -> AsyncIterator[Any]:
+        position = self.hold
+        if self.is_mute:
+            await asyncio.Event().wait()
+        while self.hold == position:
+            yield stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
+            await asyncio.sleep(request.keep_alive_ms / 1000)
 
 
 def _delta(position: int, token_id: int, sampling: Any) -> Any:

@@ -203,7 +203,7 @@ async def test_a_lost_stage_without_another_plan_ends_in_an_error_event(fleet: A
 async def test_a_loss_is_reported_even_when_no_attempt_is_left(start_fleet: Any) -> None:
     async with start_fleet(attempts_max=2) as fleet:
         fleet.router.plan_count = 3
-        fleet.stage.fail_at = [1, 2]
+        fleet.stage.fail_at = [1, 1]
         assert error_of(await stream_events(fleet.url))["type"] == "server_error"
         assert [lost.attempt for lost in fleet.router.lost] == [1, 2]
         assert len(fleet.stage.requests) == 2
@@ -226,7 +226,7 @@ async def test_a_head_that_dies_ends_in_an_error_event(fleet: Any) -> None:
 
 
 async def test_a_head_that_ends_without_finishing_is_an_error(fleet: Any) -> None:
-    fleet.stage.finishes = False
+    fleet.stage.ends_at = 1
     assert error_of(await stream_events(fleet.url))["code"] == "stage_failed"
 
 
