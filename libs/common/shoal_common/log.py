@@ -10,13 +10,14 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from types import TracebackType
 from typing import TextIO
 
+import orjson
 from opentelemetry import trace
 
 REDACTED = "[redacted]"
@@ -31,6 +32,11 @@ _LEVELS = {
     "trace": logging.DEBUG,
 }
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_PLAIN_ONLY = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 _context: ContextVar[Mapping[str, object]] = ContextVar("shoal_log_context", default={})  # noqa: B039 (never mutated)
 
 # Fields whose value is a secret, or somebody's text, whatever it looks like.
@@ -96,17 +102,27 @@ def may_hold_secret(text: str) -> bool:
     return _SECRET_MARK.search(lower) is not None
 
 
-@contextmanager
-def bind(**fields: object) -> Iterator[None]:
+class bind:
     """Give every line logged inside these fields; tasks started inside inherit them.
 
     A field of None takes an outer one away.
     """
-    token = _context.set({**_context.get(), **fields})
-    try:
-        yield
-    finally:
-        _context.reset(token)
+
+    __slots__ = ("_fields", "_token")
+
+    def __init__(self, **fields: object) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        self._token: Token[Mapping[str, object]] = _context.set({**_context.get(), **self._fields})
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _context.reset(self._token)
 
 
 def bound() -> dict[str, object]:
@@ -137,6 +153,9 @@ def setup(
     root.addHandler(handler)
     root.setLevel(_LEVELS[level])
     logging.captureWarnings(True)
+    # Lines name neither source line, thread nor process: finding those takes longer than writing.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class JsonFormatter(logging.Formatter):
@@ -161,7 +180,7 @@ class JsonFormatter(logging.Formatter):
         line.update({f"field_{n}": v for n, v in fields.items() if n in line and line[n] is not v})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        text = json.dumps(_clean(line, str), ensure_ascii=False)
+        text = _dumped(line)
         # One look at the line instead of one at each field; no mark changes when JSON escapes it.
         if may_hold_secret(text) or any(secret in text for secret in self._escaped_secrets):
             hidden = _clean(line, partial(redact, secrets=self._secrets))
@@ -225,6 +244,20 @@ def _clean(value: object, hide: Callable[[str], str]) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item, hide) for item in value]
     return hide(str(value))
+
+
+def _dumped(line: dict[str, object]) -> str:
+    try:
+        return orjson.dumps(line, default=_plain, option=_PLAIN_ONLY).decode()
+    except TypeError:
+        # Halves of surrogate pairs, integers beyond 64 bits, names that are no text.
+        return json.dumps(_clean(line, str), ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): item for name, item in value.items()}
+    return list(value) if isinstance(value, tuple | set | frozenset) else str(value)
 
 
 def _one_line(value: object) -> str:

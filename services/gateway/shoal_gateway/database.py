@@ -7,7 +7,7 @@ Owns the connection and the list of tables; each table belongs to the module tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,8 @@ from sqlalchemy.exc import OperationalError
 from shoal_gateway.errors import DatabaseUnreachable
 
 METADATA = MetaData()
+# How long a request waits to be admitted.
+ADMIT_TIMEOUT_S = 5.0
 
 T = TypeVar("T")
 
@@ -49,6 +51,15 @@ class Database:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._engine.dispose)
+
+
+async def in_time(work: Awaitable[T]) -> T:
+    """What `work` brings within ADMIT_TIMEOUT_S. Raises DatabaseUnreachable after it."""
+    try:
+        async with asyncio.timeout(ADMIT_TIMEOUT_S):
+            return await work
+    except TimeoutError as err:
+        raise DatabaseUnreachable from err
 
 
 def sqlite_url(path: Path) -> str:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shoal_common.clock import Clock
 from shoal_common.metrics import DURATION_BUCKETS_S, TOKEN_BUCKETS_S
-from shoal_gateway.task import Event, Finished, TextDelta, Usage
+from shoal_gateway.task import Admitted, Event, Finished, TextDelta, Usage
 
 
 class Metrics:
@@ -152,9 +152,12 @@ class ProviderMetrics:
 
 
 async def observed(
-    events: AsyncGenerator[Event, None], metrics: Metrics, clock: Clock
+    events: AsyncGenerator[Event, None],
+    metrics: Metrics,
+    clock: Clock,
+    note: Callable[[Event], None] | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """The same events, measured on their way."""
+    """The same events, measured on their way. `note` is shown the first and the last of them."""
     started_at = clock.monotonic()
     first_at: float | None = None
     async with aclosing(events):
@@ -162,6 +165,8 @@ async def observed(
             if isinstance(event, TextDelta) and first_at is None:
                 first_at = clock.monotonic()
                 metrics.time_to_first_token.observe(first_at - started_at)
+            if note is not None and isinstance(event, Admitted | Finished):
+                note(event)
             if isinstance(event, Finished):
                 metrics.used(event.usage)
                 gaps = event.usage.completion_tokens - 1

@@ -11,6 +11,7 @@ import pytest
 
 from shoal_common.errors import Unauthenticated
 from shoal_common.testing.clock import FakeClock
+from shoal_gateway import database as database_module
 from shoal_gateway.access import gate
 from shoal_gateway.access.budgets import Budgets
 from shoal_gateway.access.callers import (
@@ -172,7 +173,7 @@ async def test_a_crowd_with_one_key_asks_once(database: Database, clock: FakeClo
 async def test_a_database_that_hangs_is_given_up(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "ADMIT_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(database_module, "ADMIT_TIMEOUT_S", 0.01)
     store = SlowStore(database, clock)
     limits = gate.GateLimits(api_rpm=0, house_rpm=0, admin_rpm=0, relay_post_rpm=0, in_flight_max=1)
     door = gate.Gate(

@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Column, Connection, String, Table, select, te
 
 from shoal_common.clock import Clock
 from shoal_gateway.access.callers import Caller
-from shoal_gateway.database import METADATA, Database
+from shoal_gateway.database import METADATA, Database, in_time
 from shoal_gateway.errors import BudgetExceeded
 
 TOTAL_FRESH_S = 1.0
@@ -91,7 +91,7 @@ class Budgets:
         budget = caller.monthly_token_budget
         if budget is None:
             return
-        used = await self.used(caller.tenant)
+        used = await in_time(self.used(caller.tenant))
         if used >= budget:
             raise BudgetExceeded(used, budget, self.month)
 

@@ -9,11 +9,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shoal_common.clock import Clock
 from shoal_common.errors import Unauthenticated
 from shoal_gateway.access.key_store import KeyRecord, KeyStore, digest_of, looks_like_a_key
 from shoal_gateway.auth import HouseKey, shown_keys
+from shoal_gateway.database import in_time
 from shoal_gateway.errors import ScopeMissing
 
 SCOPES = ("chat", "embeddings", "models", "mcp", "observe", "admin")
@@ -64,6 +66,7 @@ def is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
 
 
+@lru_cache(maxsize=1024)
 def scopes_for(path: str) -> frozenset[str]:
     """Scopes of which one is enough; empty where any valid key may come."""
     for prefix, scopes in _SCOPES_BY_PREFIX:
@@ -141,7 +144,7 @@ class Callers:
             reading = self._reading[digest] = asyncio.create_task(self._read(digest, now))
             reading.add_done_callback(lambda task: self._end_reading(digest, task))
         # Who leaves does not take the answer from those who wait for it too.
-        return await asyncio.shield(reading)
+        return await in_time(asyncio.shield(reading))
 
     async def _read(self, digest: str, now: float) -> KeyRecord | None:
         """From the database; a key that is in use is as old as the question."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
 
 from shoal_common.errors import Overloaded, ShoalError, Unauthenticated
 from shoal_gateway.access.budgets import Budgets
@@ -18,13 +19,11 @@ from shoal_gateway.access.hosts import is_allowed_host
 from shoal_gateway.access.key_store import KeyStore
 from shoal_gateway.access.proxies import Network, bucket_of, client_address
 from shoal_gateway.access.rates import Allowance, Buckets, LocalBuckets
-from shoal_gateway.errors import DatabaseUnreachable, WrongHost
+from shoal_gateway.errors import WrongHost
 
 log = logging.getLogger(__name__)
 
 BOOKS_INTERVAL_S = 1.0
-# Only the database can take so long: rates have a shorter limit of their own.
-ADMIT_TIMEOUT_S = 5.0
 _ANSWERING_PREFIXES = ("/v1", "/mcp")
 
 
@@ -102,15 +101,6 @@ class Gate:
     ) -> Admission:
         """Raises Unauthenticated, ScopeMissing, RateLimited, BudgetExceeded, and
         DatabaseUnreachable."""
-        try:
-            async with asyncio.timeout(ADMIT_TIMEOUT_S):
-                return await self._admit(method, path, headers, peer)
-        except TimeoutError as err:
-            raise DatabaseUnreachable from err
-
-    async def _admit(
-        self, method: str, path: str, headers: Mapping[str, str], peer: str
-    ) -> Admission:
         caller = await self._identify(headers, peer)
         require_scope(caller, path)
         kind, limit = self._limits.of(caller, method, path)
@@ -124,21 +114,20 @@ class Gate:
             await self.budgets.require(caller)
         return Admission(caller, allowance)
 
-    @contextmanager
-    def place(self, method: str, path: str) -> Iterator[None]:
-        """Hold one of the places for requests that models answer. Raises Overloaded."""
-        if method != "POST" or not _is_answering(path):
-            yield
-            return
-        if self._in_flight >= self._limits.in_flight_max:
+    def place(self, method: str, path: str) -> Place:
+        """One of the places for requests that models answer, held while its context is open."""
+        return Place(self, 1 if method == "POST" and _is_answering(path) else 0)
+
+    def take(self, count: int) -> None:
+        """Raises Overloaded."""
+        if count and self._in_flight >= self._limits.in_flight_max:
             raise Overloaded(
                 f"{self._in_flight} requests are being answered, which is the limit; try again"
             )
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
+        self._in_flight += count
+
+    def give_back(self, count: int) -> None:
+        self._in_flight -= count
 
     async def keep_books(self, stop: asyncio.Event) -> None:
         """Write usage down every second until `stop` is set, and once more then."""
@@ -170,5 +159,27 @@ class Gate:
             raise
 
 
+class Place:
+    """`count` places of a gate. A class, because every request enters one."""
+
+    __slots__ = ("_count", "_gate")
+
+    def __init__(self, gate: Gate, count: int) -> None:
+        self._gate = gate
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._gate.take(self._count)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._gate.give_back(self._count)
+
+
+@lru_cache(maxsize=1024)
 def _is_answering(path: str) -> bool:
     return any(is_below(path, prefix) for prefix in _ANSWERING_PREFIXES)

@@ -30,7 +30,7 @@ from shoal_gateway.http.providers import SHOWS_ADMINS
 from shoal_gateway.http.streaming import STREAM, BegunStream
 from shoal_gateway.mcp_server import errors as mcp_errors
 from shoal_gateway.metrics import Metrics
-from shoal_gateway.providers.errors import ProviderFailed, reveal
+from shoal_gateway.providers.errors import reveal
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ def make_middlewares(
         finally:
             metrics.in_flight.dec()
             duration_s = clock.monotonic() - started_at
-            metrics.requests.labels(entry.route, outcome).inc()
-            metrics.duration.labels(entry.route).observe(duration_s)
+            metrics.ended(entry.route, outcome, duration_s)
             fields = {"route": entry.route, "outcome": outcome, "request_id": request_id}
             if entry.key_id:
                 fields["key_id"] = entry.key_id
@@ -150,10 +149,14 @@ def error_response(
     headers = {}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, RateLimited | ProviderFailed) and error.retry_after_s is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    # Of this service's own errors, and of the router's for a full queue.
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if isinstance(retry_after_s, int | float):
+        headers["Retry-After"] = str(math.ceil(retry_after_s))
     elif error.retryable:
         headers["Retry-After"] = "1"
+    if isinstance(position := getattr(error, "queue_position", None), int):
+        headers["x-shoal-queue-position"] = str(position)
     if isinstance(error, BudgetExceeded):
         # Clients would try a 429 again, and again.
         headers["x-should-retry"] = "false"
