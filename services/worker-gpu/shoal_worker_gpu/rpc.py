@@ -50,7 +50,8 @@ class Engine:
         self.outlet = outlet
         self.links = links
         self.grammars = grammars
-        self.journal = KvJournal(core.backend.pool)
+        layers = LayerRange(core.backend.layer_start, core.backend.layer_stop)
+        self.journal = KvJournal(core.backend.pool, layers)
 
 
 class StageRpc(stage_pb2_grpc.StageServiceServicer):
@@ -122,9 +123,10 @@ class StageRpc(stage_pb2_grpc.StageServiceServicer):
             self._used_at_s = self._clock.monotonic()
         response.engine.idle_ms = round((self._clock.monotonic() - self._used_at_s) * 1000)
         if request.HasField("kv_sequence_seen"):
-            changes = self.engine.journal.since(request.kv_sequence_seen)
-            if changes is not None:
-                response.kv.CopyFrom(_named(changes, status))
+            journal = self.engine.journal
+            changes = journal.since(request.kv_sequence_seen)
+            response.kv_ranges.extend(_named(part, status) for part in changes)
+            response.kv_sequence = journal.sequence
         return response
 
     def _check_incarnation(self, expected: str) -> None:
@@ -398,8 +400,6 @@ def _named(changes: kv_pb2.KvChanges, status: pipeline_pb2.EngineStatus) -> kv_p
     changes.incarnation = status.incarnation
     changes.model = status.model
     changes.model_revision = status.revision
-    changes.layer_start = status.layer_start
-    changes.layer_stop = status.layer_stop
     changes.block_size_tokens = status.block_size_tokens
     return changes
 

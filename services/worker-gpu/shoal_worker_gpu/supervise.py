@@ -214,7 +214,7 @@ class SupervisedEngine:
                 else:
                     silent_polls = 0
                     self._heard(response.engine)
-                    kv_seen = self._heard_kv(response, kv_seen)
+                    kv_seen = self._heard_kv(response)
                 await self._clock.sleep(_POLL_INTERVAL_S)
         finally:
             await channel.close()
@@ -234,13 +234,12 @@ class SupervisedEngine:
                 self.refused_at_s = now_s
             self._process.kill()
 
-    def _heard_kv(self, response: stage_pb2.GetEngineResponse, seen: int) -> int:
+    def _heard_kv(self, response: stage_pb2.GetEngineResponse) -> int:
         """Pass on what is new in the child's KV; the sequence seen by now."""
-        if not response.HasField("kv"):
-            return seen
         if self._kv is not None:
-            self._kv.hear(response.kv)
-        return response.kv.sequence
+            for changes in response.kv_ranges:
+                self._kv.hear(changes)
+        return response.kv_sequence
 
     def _heard_nothing(self, silent_polls: int, error: ShoalError) -> None:
         if self._stopping.is_set() or self._last_words:

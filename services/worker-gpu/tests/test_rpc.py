@@ -171,7 +171,9 @@ async def test_a_link_that_ends_frees_what_came_in_on_it(make_pipeline: Make) ->
 async def test_a_stage_refuses_layers_it_does_not_hold(make_pipeline: Make) -> None:
     pipeline = await make_pipeline((CUT,))
     async with rogue_at(pipeline.nodes[1]) as rogue:
-        attach = stage_pb2.Attach(key=stage_pb2.SequenceKey(sequence=5, attempt=1), layer_stop=CUT)
+        attach = stage_pb2.Attach(
+            key=stage_pb2.SequenceKey(sequence=5, attempt=1), layer_start=1, layer_stop=CUT
+        )
         await rogue._call.write(stage_pb2.LinkRequest(attach=attach))
         assert (await rogue.hear("refused")).reason == "WRONG_ENGINE"
     await pipeline.until_free()

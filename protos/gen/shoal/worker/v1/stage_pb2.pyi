@@ -412,11 +412,15 @@ class GetEngineRequest(_message.Message):
     def __init__(self, kv_sequence_seen: _Optional[int] = ...) -> None: ...
 
 class GetEngineResponse(_message.Message):
-    __slots__ = ("engine", "sequence_count", "kv")
+    __slots__ = ("engine", "sequence_count", "kv_ranges", "kv_sequence", "links")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
-    KV_FIELD_NUMBER: _ClassVar[int]
+    KV_RANGES_FIELD_NUMBER: _ClassVar[int]
+    KV_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     engine: _pipeline_pb2.EngineStatus
     sequence_count: int
-    kv: _kv_pb2.KvChanges
-    def __init__(self, engine: _Optional[_Union[_pipeline_pb2.EngineStatus, _Mapping]] = ..., sequence_count: _Optional[int] = ..., kv: _Optional[_Union[_kv_pb2.KvChanges, _Mapping]] = ...) -> None: ...
+    kv_ranges: _containers.RepeatedCompositeFieldContainer[_kv_pb2.KvChanges]
+    kv_sequence: int
+    links: _containers.RepeatedCompositeFieldContainer[_pipeline_pb2.LinkTime]
+    def __init__(self, engine: _Optional[_Union[_pipeline_pb2.EngineStatus, _Mapping]] = ..., sequence_count: _Optional[int] = ..., kv_ranges: _Optional[_Iterable[_Union[_kv_pb2.KvChanges, _Mapping]]] = ..., kv_sequence: _Optional[int] = ..., links: _Optional[_Iterable[_Union[_pipeline_pb2.LinkTime, _Mapping]]] = ...) -> None: ...
