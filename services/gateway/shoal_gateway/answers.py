@@ -24,6 +24,10 @@ class Answer(Protocol):
         """Ends after Finished, or raises ShoalError. Close it to give up."""
         ...
 
+    def again(self, request_id: str, seed: int | None) -> Answer:
+        """Another answer to the same task, drawn from that seed; None: from any."""
+        ...
+
 
 class Backend(Protocol):
     """Answers tasks for some models."""
@@ -38,6 +42,10 @@ class Backend(Protocol):
 
     async def count_tokens(self, task: ChatTask) -> int:
         """Tokens of the task's prompt. Raises as `open` does."""
+        ...
+
+    async def require_images(self, task: ChatTask) -> None:
+        """Raises as `open` does where the task's model is known to read no images."""
         ...
 
 
@@ -64,20 +72,23 @@ class Answers:
         self._images = images or ImageUrls(is_on=False)
         self._meter = meter
 
-    async def with_images(self, task: ChatTask) -> ChatTask:
-        """The task with the images that it names by URL. Raises ImageUrlRefused."""
-        return await self._images.fetched(task)
-
     async def open(self, request_id: str, task: ChatTask) -> Answer:
         """Raises UnknownModel and whatever the backend finds wrong."""
-        task = await self.with_images(task)
-        answer = await (await self._backend(task.model)).open(request_id, task)
+        backend = await self._backend(task.model)
+        answer = await backend.open(request_id, await self._with_images(backend, task))
         return answer if self._meter is None else self._meter.metered(request_id, task, answer)
 
     async def count_tokens(self, task: ChatTask) -> int:
         """Tokens of the task's prompt."""
-        task = await self.with_images(task)
-        return await (await self._backend(task.model)).count_tokens(task)
+        backend = await self._backend(task.model)
+        return await backend.count_tokens(await self._with_images(backend, task))
+
+    async def _with_images(self, backend: Backend, task: ChatTask) -> ChatTask:
+        """Nothing is fetched for a model that would not look at it."""
+        if not any(image.url for message in task.messages for image in message.images):
+            return task
+        await backend.require_images(task)
+        return await self._images.fetched(task)
 
     async def _backend(self, model: str) -> Backend:
         for backend in self._backends[:-1]:

@@ -18,16 +18,15 @@ async def open_choices(answers: Answers, request_id: str, task: ChatTask) -> lis
     """Prepare `task.choice_count` answers; each draws from a seed of its own."""
     if task.choice_count == 1:
         return [await answers.open(request_id, task)]
-    # Once for all of them.
-    task = await answers.with_images(task)
-    opened = []
-    for index in range(task.choice_count):
-        sampling = task.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=(sampling.seed + index) % 2**64)
-        one = replace(task, choice_count=1, sampling=sampling)
-        opened.append(await answers.open(f"{request_id}-{index}", one))
-    return opened
+    # The prompt is made once for all of them.
+    first = await answers.open(f"{request_id}-0", replace(task, choice_count=1))
+    seed = task.sampling.seed
+    others = range(1, task.choice_count)
+    seeds = (None if seed is None else (seed + index) % 2**64 for index in others)
+    return [first] + [
+        first.again(f"{request_id}-{index}", other)
+        for index, other in zip(others, seeds, strict=True)
+    ]
 
 
 async def merged(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from shoal.common.v1 import chat_pb2
 from shoal_common.errors import Unavailable, UnknownModel
 from shoal_gateway.completion import Completer
 from shoal_gateway.errors import NoModelReady
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.prompt import Prepared, Prompts
+from shoal_gateway.sampling import random_seed
 from shoal_gateway.task import ChatTask, Event
 
 
@@ -30,6 +32,14 @@ class LocalAnswer:
 
     def events(self) -> AsyncGenerator[Event, None]:
         return self.completer.run(self.prepared)
+
+    def again(self, request_id: str, seed: int | None) -> LocalAnswer:
+        sampling = chat_pb2.SamplingSpec()
+        sampling.CopyFrom(self.prepared.sampling)
+        sampling.seed = random_seed() if seed is None else seed
+        return replace(
+            self, prepared=replace(self.prepared, request_id=request_id, sampling=sampling)
+        )
 
 
 class LocalBackend:
@@ -56,3 +66,6 @@ class LocalBackend:
 
     async def count_tokens(self, task: ChatTask) -> int:
         return await self._prompts.count_tokens(task)
+
+    async def require_images(self, task: ChatTask) -> None:
+        await self._prompts.require_images(task)

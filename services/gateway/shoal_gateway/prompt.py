@@ -94,6 +94,10 @@ class Prompts:
         _, _, prompt_ids = await self._prompt(task, state)
         return len(prompt_ids)
 
+    async def require_images(self, task: ChatTask) -> None:
+        """Raises InvalidRequest, VisionEncoderUnavailable where the model reads none."""
+        await self._refuse_images(task, await self._directory.find(task.model))
+
     async def _prompt(
         self, task: ChatTask, state: router_pb2.ModelState
     ) -> tuple[ModelTokens, Reading, tuple[int, ...]]:

@@ -30,12 +30,17 @@ class SamplingDefaults:
     max_tokens: int = 2048
 
 
+def random_seed() -> int:
+    """For draws that nobody wants to repeat."""
+    return secrets.randbits(64)
+
+
 def resolve(
     task: ChatTask, defaults: SamplingDefaults, checkpoint: Mapping[str, Any]
 ) -> chat_pb2.SamplingSpec:
     """Returns a spec with every field decided; a seed that was not asked for is random."""
     asked = task.sampling
-    seed = secrets.randbits(64) if asked.seed is None else asked.seed
+    seed = random_seed() if asked.seed is None else asked.seed
     return chat_pb2.SamplingSpec(
         temperature=_first(
             asked.temperature,

@@ -213,7 +213,7 @@ async def test_odd_urls_are_refused(url: str) -> None:
         await refusal(urls, url)
 
 
-async def test_the_gateway_refuses_urls_by_default(fleet: Any) -> None:
+async def test_a_model_that_reads_text_only_is_sent_no_url(fleet: Any) -> None:
     url = "https://example.org/a.png"
     parts = [{"type": "image_url", "image_url": {"url": url}}]
     body = {"messages": [{"role": "user", "content": parts}], "n": 2}
@@ -223,4 +223,4 @@ async def test_the_gateway_refuses_urls_by_default(fleet: Any) -> None:
     ):
         assert response.status == 400
         error = (await response.json())["error"]
-    assert (error["code"], error["param"]) == ("image_url_refused", "messages[0].content")
+    assert (error["code"], error["param"]) == ("invalid_request", "messages[0].content")

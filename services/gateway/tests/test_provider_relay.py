@@ -178,6 +178,15 @@ async def test_what_a_hosted_provider_refuses_is_translated_away(house: House) -
     assert not {"top_k", "session_id"} & house.provider.seen[0].body.keys()
 
 
+async def test_translated_choices_have_seeds_of_their_own(house: House) -> None:
+    house.provider.says(openai_stream("fine"))
+    answer = await house.openai.chat.completions.create(
+        model="gpt-4o", messages=HELLO, n=3, seed=5, extra_body={"top_k": 5}
+    )
+    assert [choice.message.content for choice in answer.choices] == ["fine"] * 3
+    assert sorted(seen.body["seed"] for seen in house.provider.seen) == [5, 6, 7]
+
+
 async def test_anthropics_client_meets_anthropic_itself(house: House) -> None:
     reply = anthropic_stream(anthropic_text("Hel", "lo"))
     house.provider.says(reply)

@@ -63,6 +63,11 @@ class _Metered:
     def fingerprint(self) -> str:
         return self._answer.fingerprint
 
+    def again(self, request_id: str, seed: int | None) -> Answer:
+        answer = self._answer.again(request_id, seed)
+        self._meter.answered_by(request_id, answer.model)
+        return _Metered(answer, request_id, self._tenant, self._meter)
+
     async def events(self) -> AsyncGenerator[Event, None]:
         """The same events. Who leaves early pays for the prompt and one token for each piece."""
         prompt_tokens = piece_count = 0

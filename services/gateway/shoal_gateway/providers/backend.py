@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from shoal_common.errors import ShoalError, UnknownModel
@@ -45,6 +45,7 @@ class ProviderAnswer:
 
     task: ChatTask
     endpoint: Endpoint
+    backend: ProviderBackend
     client: ProviderClient
     body: dict[str, Any]
     fingerprint: str = ""
@@ -52,6 +53,10 @@ class ProviderAnswer:
     @property
     def model(self) -> str:
         return self.task.model
+
+    def again(self, request_id: str, seed: int | None) -> ProviderAnswer:
+        sampling = replace(self.task.sampling, seed=seed)
+        return self.backend.answer(replace(self.task, sampling=sampling), self.endpoint)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Sent again, within the budget, only while nothing has come."""
@@ -158,11 +163,15 @@ class ProviderBackend:
 
     async def open(self, request_id: str, task: ChatTask) -> ProviderAnswer:
         endpoint = await self._endpoint(task.model)
+        return self.answer(task, endpoint)
+
+    def answer(self, task: ChatTask, endpoint: Endpoint) -> ProviderAnswer:
+        """Raises InvalidRequest for what the endpoint's wire cannot say."""
         if endpoint.provider.kind == "anthropic":
             body = wire_anthropic.body_of(task, endpoint, self._max_tokens_default)
         else:
             body = wire_openai.body_of(task, endpoint)
-        return ProviderAnswer(task, endpoint, self._client, body)
+        return ProviderAnswer(task, endpoint, self, self._client, body)
 
     async def count_tokens(self, task: ChatTask) -> int:
         """Anthropic counts itself; for all others four characters are a token, rounded up."""
@@ -172,6 +181,9 @@ class ProviderBackend:
         body = {"model": endpoint.model} | wire_anthropic.prompt_of(task)
         answer = await self._client.fetch(endpoint, "messages/count_tokens", body)
         return count(parsed(endpoint.name, answer).get("input_tokens"))
+
+    async def require_images(self, task: ChatTask) -> None:
+        """Only the provider knows which of its models read images: it is asked with them."""
 
     async def _endpoint(self, model: str) -> Endpoint:
         endpoint = await self._routing.endpoint(model)

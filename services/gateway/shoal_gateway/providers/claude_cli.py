@@ -154,6 +154,9 @@ class ClaudeAnswer:
     def model(self) -> str:
         return self.task.model
 
+    def again(self, request_id: str, seed: int | None) -> ClaudeAnswer:
+        return self
+
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises ProviderFailed. Closing it kills the process and its children."""
         config = self.cli.config
@@ -191,9 +194,13 @@ class ClaudeBackend:
     async def open(self, request_id: str, task: ChatTask) -> ClaudeAnswer:
         if task.tools:
             raise InvalidRequest("the Claude subscription cannot call your tools", param="tools")
+        await self.require_images(task)
+        return ClaudeAnswer(task, self._cli)
+
+    async def require_images(self, task: ChatTask) -> None:
+        """Refuses those that are there."""
         if any(message.images for message in task.messages):
             raise InvalidRequest("the Claude subscription reads text only", param="messages")
-        return ClaudeAnswer(task, self._cli)
 
     async def count_tokens(self, task: ChatTask) -> int:
         """Four characters are a token, rounded up."""

@@ -31,6 +31,12 @@ class LastWord:
         except UnknownModel as err:
             raise _refusal(task.model, err) from err
 
+    async def require_images(self, task: ChatTask) -> None:
+        try:
+            await self._fleet.require_images(task)
+        except UnknownModel as err:
+            raise _refusal(task.model, err) from err
+
 
 def _refusal(model: str, unknown: UnknownModel) -> InvalidRequest:
     provider = provider_of(model)

@@ -49,6 +49,9 @@ class ScriptedAnswer:
     model: str = "scripted"
     fingerprint: str = "fp_1"
 
+    def again(self, request_id: str, seed: int | None) -> ScriptedAnswer:
+        return self
+
     async def events(self) -> AsyncGenerator[Event, None]:
         self.backend.running_count += 1
         try:
@@ -87,6 +90,9 @@ class ScriptedBackend:
 
     async def count_tokens(self, task: ChatTask) -> int:
         return len(task.messages)
+
+    async def require_images(self, task: ChatTask) -> None:
+        return None
 
 
 @dataclass
