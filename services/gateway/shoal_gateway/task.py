@@ -176,11 +176,35 @@ class Queued:
 
 
 @dataclass(frozen=True)
+class Route:
+    """A pipeline of this fleet. `stages` are "node@0:3", layers half-open; `queued_ms` is how long
+    the request waited for it."""
+
+    pipeline_id: str
+    stages: tuple[str, ...]
+    queued_ms: int = 0
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Sums over all steps of an answer; `stage` as in Route."""
+
+    stage: str
+    queue_us: int
+    compute_us: int
+    wire_us: int
+
+
+@dataclass(frozen=True)
 class Admitted:
-    """The answer begins: what is known of its prompt. Comes again after a lost stage."""
+    """The answer begins: what is known of its prompt.
+
+    `route` is None where somebody else's machines answer.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    route: Route | None = None
 
 
 @dataclass(frozen=True)
@@ -218,11 +242,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True)
 class Finished:
-    """`stop_string` is the one that ended the answer, if one did."""
+    """`stop_string` is the one that ended the answer, if one did. `route` and `times` are those
+    of the last attempt, where this fleet answers and its stages tell."""
 
     reason: FinishReason
     usage: Usage
     stop_string: str | None = None
+    route: Route | None = None
+    times: tuple[StageTime, ...] = ()
 
 
 Content = ReasoningDelta | TextDelta | ToolCallStarted | ToolCallDelta

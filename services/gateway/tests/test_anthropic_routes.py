@@ -43,6 +43,8 @@ async def raw_events(url: str, **body: Any) -> list[tuple[str, dict[str, Any]]]:
         text = (await response.read()).decode()
     events = []
     for block in text.removesuffix("\n\n").split("\n\n"):
+        if block.startswith(":"):
+            continue
         name, _, data = block.partition("\n")
         assert data.startswith("data: "), block
         events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))

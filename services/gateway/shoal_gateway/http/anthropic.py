@@ -19,6 +19,7 @@ from shoal_gateway.http.caller import for_caller, passes_unknown
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.provider_relay import ProviderRelay
 from shoal_gateway.http.streaming import write_stream
+from shoal_gateway.http.trail import trail_of
 from shoal_gateway.metrics import Metrics, observed
 
 PATH = "/v1/messages"
@@ -61,7 +62,7 @@ class MessageRoutes:
             prompt_tokens_guess=guess_prompt_tokens(task),
             hides_thinking=asked.hides_thinking,
         )
-        events = observed(answer.events(), self.metrics, self.clock)
+        events = observed(answer.events(), self.metrics, self.clock, trail_of(request).note)
         if not asked.is_stream:
             return web.json_response(await envelope.whole(events))
         return await write_stream(request, events, MessageStream(envelope), self.keep_alive_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from shoal_common.clock import Clock
-from shoal_gateway.answers import Answer, Answers
+from shoal_gateway.answers import Answers
 from shoal_gateway.choices import merged, open_choices
 from shoal_gateway.collect import Collected, collect
 from shoal_gateway.dialects import openai_chat
@@ -19,6 +19,7 @@ from shoal_gateway.http.caller import for_caller, passes_unknown
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.provider_relay import ProviderRelay
 from shoal_gateway.http.streaming import write_stream
+from shoal_gateway.http.trail import trail_of
 from shoal_gateway.metrics import Metrics, observed
 from shoal_gateway.task import Event
 
@@ -57,14 +58,12 @@ class ChatRoutes:
             fingerprint=opened[0].fingerprint,
             wants_logprobs=chat.task.logprobs,
         )
-        events = [self._events(answer) for answer in opened]
+        note = trail_of(request).note
+        events = [observed(answer.events(), self.metrics, self.clock, note) for answer in opened]
         if not chat.is_stream:
             return web.json_response(envelope.whole(await collect_all(events)))
         renderer = ChatStream(envelope, len(opened), chat.wants_usage)
         return await write_stream(request, merged(events), renderer, self.keep_alive_s)
-
-    def _events(self, answer: Answer) -> AsyncGenerator[Event, None]:
-        return observed(answer.events(), self.metrics, self.clock)
 
 
 async def collect_all(sources: Sequence[AsyncGenerator[Event, None]]) -> list[Collected]:

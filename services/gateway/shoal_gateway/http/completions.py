@@ -19,6 +19,7 @@ from shoal_gateway.http.caller import for_caller
 from shoal_gateway.http.chat import collect_all
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.streaming import write_stream
+from shoal_gateway.http.trail import trail_of
 from shoal_gateway.metrics import Metrics, observed
 from shoal_gateway.task import ChatTask
 
@@ -41,7 +42,8 @@ class CompletionRoutes:
         tasks = [for_caller(request, task) for task in asked.tasks]
         opened = await self._open(request[REQUEST_ID], tasks)
         envelope = self._envelope(request[REQUEST_ID], asked, opened[0])
-        events = [observed(answer.events(), self.metrics, self.clock) for answer in opened]
+        note = trail_of(request).note
+        events = [observed(answer.events(), self.metrics, self.clock, note) for answer in opened]
         if not asked.is_stream:
             return web.json_response(envelope.whole(await collect_all(events)))
         renderer = CompletionStream(envelope, asked.wants_usage)

@@ -15,6 +15,7 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,2000}")
 _EXPOSED = ", ".join(
     [
         "x-request-id", "request-id", "x-client-request-id", "retry-after", "x-should-retry",
+        "x-shoal-route", "x-shoal-queue-position", "server-timing",
         "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests",
         "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-limit",
         "anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset",

@@ -1,11 +1,12 @@
-"""Headers of every answer: security, ids, rates."""
+"""Headers of every answer: security, ids, rates, the way it went."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import MutableMapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from shoal_gateway.access.rates import Allowance
 from shoal_gateway.http.caller import ALLOWANCE
 from shoal_gateway.http.cors import allow_origin
 from shoal_gateway.http.middleware import REQUEST_ID
+from shoal_gateway.http.trail import TRAIL
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -44,6 +46,9 @@ def add_headers(app: web.Application, clock: Clock, cors_origins: Sequence[str])
         allowance = request.get(ALLOWANCE)
         if allowance is not None:
             headers.update(rate_headers(allowance, clock.time()))
+        trail = request.get(TRAIL)
+        if trail is not None:
+            headers.update(trail.headers())
         allow_origin(request, headers, cors_origins)
 
     app.on_response_prepare.append(prepare)
@@ -51,7 +56,7 @@ def add_headers(app: web.Application, clock: Clock, cors_origins: Sequence[str])
 
 def rate_headers(allowance: Allowance, now: float) -> dict[str, str]:
     """In OpenAI's words, with a duration, and in Anthropic's, with a moment."""
-    reset = datetime.fromtimestamp(now, UTC) + timedelta(seconds=math.ceil(allowance.reset_s))
+    reset = _moment(int(now) + math.ceil(allowance.reset_s))
     limit, remaining = str(allowance.limit), str(allowance.remaining)
     return {
         "x-ratelimit-limit-requests": limit,
@@ -59,8 +64,13 @@ def rate_headers(allowance: Allowance, now: float) -> dict[str, str]:
         "x-ratelimit-reset-requests": f"{allowance.reset_s:.3f}s",
         "anthropic-ratelimit-requests-limit": limit,
         "anthropic-ratelimit-requests-remaining": remaining,
-        "anthropic-ratelimit-requests-reset": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "anthropic-ratelimit-requests-reset": reset,
     }
+
+
+@lru_cache(maxsize=256)
+def _moment(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _echo_client_id(request: web.Request, headers: MutableMapping[str, str]) -> None:

@@ -29,6 +29,7 @@ from shoal_gateway.http.caller import CALLER, for_caller
 from shoal_gateway.http.middleware import REQUEST_ID, Handler
 from shoal_gateway.http.paging import page_of, query_integer
 from shoal_gateway.http.streaming import write_stream
+from shoal_gateway.http.trail import trail_of
 from shoal_gateway.metrics import Metrics, observed
 from shoal_gateway.responses.background import BackgroundRuns
 from shoal_gateway.responses.chain import earlier_items, with_references
@@ -235,7 +236,7 @@ class ResponsesRoutes:
             echo=asked.echo,
         )
         builder = ResponseBuilder(head, is_stored, self.clock.time)
-        events = observed(answer.events(), self.metrics, self.clock)
+        events = observed(answer.events(), self.metrics, self.clock, trail_of(request).note)
         return Turn(asked, own, head, builder, events)
 
     async def _items(self, asked: ResponsesRequest) -> tuple[list[Item], list[Item]]:

@@ -13,6 +13,7 @@ from aiohttp import web
 from shoal_common.errors import ShoalError
 from shoal_gateway.dialects.render import StreamRenderer
 from shoal_gateway.http import sse
+from shoal_gateway.http.trail import TRAIL
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ async def write_stream(
     """
     response = web.StreamResponse(headers=sse.HEADERS)
     silence = sse.Silence(keep_alive_s)
+    trail = request.get(TRAIL)
     # Held by who writes: the head goes out once, and a slow client gets no more than it can take.
     writing = asyncio.Lock()
 
@@ -63,6 +65,8 @@ async def write_stream(
     async with aclosing(events), silence.answered(keep_alive):
         async for event in events:
             if data := renderer.feed(event):
+                if trail is not None and trail.is_news:
+                    data = trail.comment() + data
                 async with writing:
                     await write(data)
                 silence.broken()

@@ -1,0 +1,90 @@
+"""Where this fleet answered and how long it took: as headers, and as a stream's last words.
+
+`x-shoal-route: 5f0c;node-a@0:3;node-b@3:6` names a pipeline and its stages; there are more than one
+where several choices went different ways, or a pipeline was lost on the way. `Server-Timing` is the
+standard's. When a stream's head goes out nothing is known of its times yet, nor of its way where it
+goes out while the request waits, so both precede its last event in a comment, which readers of
+server-sent events pass over. What providers answer leaves no trail.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from shoal_gateway.task import Admitted, Event, Finished, Route, StageTime
+
+ROUTE_HEADER = "x-shoal-route"
+TIMING_HEADER = "Server-Timing"
+# A request for many choices, each replanned, must not outgrow what proxies take for headers.
+_ENTRIES_MAX = 8
+_UNSAFE = re.compile(r"[^!#-+\--:<-\[\]-~]")
+
+
+class Trail:
+    """Notes what events tell of the way of one request's answers."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[str, ...], None] = {}
+        self._queued_ms: int | None = None
+        self._times: list[StageTime] = []
+        self.is_news = False
+        """An answer has ended since the last comment."""
+
+    def note(self, event: Event) -> None:
+        """Takes in the first and the last event of an answer; others say nothing of its way."""
+        if isinstance(event, Admitted | Finished) and event.route is not None:
+            self._note_route(event.route)
+        if isinstance(event, Finished):
+            self._times += event.times
+            self.is_news = bool(self._routes)
+
+    def headers(self) -> dict[str, str]:
+        """By now; empty when this fleet has no part in the answer."""
+        if not self._routes:
+            return {}
+        routes = list(self._routes)[:_ENTRIES_MAX]
+        return {
+            ROUTE_HEADER: ", ".join(";".join(map(_safe, route)) for route in routes),
+            TIMING_HEADER: ", ".join(self._timings()),
+        }
+
+    def comment(self) -> bytes:
+        """The same as lines of a stream that its reader passes over; b"" for nothing."""
+        self.is_news = False
+        lines = [f": {name.lower()}: {value}\n" for name, value in self.headers().items()]
+        return ("".join(lines) + "\n").encode() if lines else b""
+
+    def _note_route(self, route: Route) -> None:
+        self._routes[route.pipeline_id, *route.stages] = None
+        self._queued_ms = max(self._queued_ms or 0, route.queued_ms)
+
+    def _timings(self) -> list[str]:
+        timings = [f"queue;dur={self._queued_ms}"]
+        for index, time in enumerate(self._times[: _ENTRIES_MAX * 4]):
+            where = _safe(time.stage)
+            timings.append(f's{index}-queue;dur={_ms(time.queue_us)};desc="{where}"')
+            timings.append(f"s{index}-compute;dur={_ms(time.compute_us)}")
+            timings.append(f"s{index}-wire;dur={_ms(time.wire_us)}")
+        return timings
+
+
+TRAIL = web.RequestKey("trail", Trail)
+
+
+def trail_of(request: web.Request) -> Trail:
+    """The request's, begun with the first question for it."""
+    trail = request.get(TRAIL)
+    if trail is None:
+        trail = request[TRAIL] = Trail()
+    return trail
+
+
+def _safe(text: str) -> str:
+    """Without what would end a header's value, a part of it, or a quoted text."""
+    return _UNSAFE.sub("_", text)
+
+
+def _ms(microseconds: int) -> str:
+    return f"{microseconds / 1000:.3f}".rstrip("0").rstrip(".")
