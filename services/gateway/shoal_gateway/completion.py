@@ -33,17 +33,18 @@ from shoal_common.errors import (
     StageFailed,
 )
 from shoal_gateway.errors import ModelReplaced
+from shoal_gateway.held_plan import HeldPlan
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.path import route_of, times_of
-from shoal_gateway.peers import PlanStream, Router, Stages
+from shoal_gateway.peers import Router, Stages
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
 from shoal_gateway.task import (
     Admitted,
     ChatTask,
     Event,
-    FinishReason,
     Finished,
+    FinishReason,
     Queued,
     Route,
     StageTime,
@@ -70,12 +71,13 @@ class _Course:
     """What of a request outlives its pipelines.
 
     cached_tokens: of the prompt, as the first pipeline said; None before. vain_count: pipelines
-    lost one after the other that added no token. route, times: of the last pipeline.
+    lost one after the other that added no token. attempt, route, times: of the last pipeline.
     """
 
     reply: Reply
     cached_tokens: int | None = None
     vain_count: int = 0
+    attempt: int = 0
     route: Route | None = None
     times: tuple[StageTime, ...] = ()
 
@@ -102,7 +104,7 @@ class Completer:
         task = prepared.task
         reply = Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
         course = _Course(reply)
-        async with self._router.open_plan(_plan_open(prepared)) as plans:
+        async with HeldPlan(self._router, _plan_open(prepared), self._clock) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
             while isinstance(plan := await self._first_plan(plans, give_up_at), Queued):
                 yield plan
@@ -125,7 +127,7 @@ class Completer:
                     return
                 plan = await self._replan(plans, plan, error, course)
 
-    async def _first_plan(self, plans: PlanStream, give_up_at: float) -> Queued | router_pb2.Plan:
+    async def _first_plan(self, plans: HeldPlan, give_up_at: float) -> Queued | router_pb2.Plan:
         """A queue position, or the plan."""
         try:
             async with asyncio.timeout(give_up_at - self._clock.monotonic()):
@@ -145,7 +147,8 @@ class Completer:
         if plan.pipeline.model_revision != prepared.revision:
             raise ModelReplaced(prepared.model)
         reply = course.reply
-        request = _generate_request(prepared, plan, reply)
+        course.attempt += 1
+        request = _generate_request(prepared, plan, course)
         async with aclosing(self._stages.generate(_head(plan).locator, request)) as responses:
             async for response in responses:
                 kind = response.WhichOneof("event")
@@ -169,7 +172,7 @@ class Completer:
         raise StageFailed(_head(plan).node_id, "the stream ended without a finish")
 
     async def _replan(
-        self, plans: PlanStream, lost: router_pb2.Plan, error: ShoalError, course: _Course
+        self, plans: HeldPlan, lost: router_pb2.Plan, error: ShoalError, course: _Course
     ) -> router_pb2.Plan:
         """Step 5. Returns the next plan, or raises `error` where there is none.
 
@@ -177,25 +180,15 @@ class Completer:
         """
         stage = _blamed(lost, error)
         log.warning("stage lost", extra={"node_id": stage.node_id, "reason": error.reason})
-        report = router_pb2.StageLost(
-            attempt=lost.attempt,
-            node_id=stage.node_id,
-            incarnation=stage.incarnation,
-            reason=error.reason,
-        )
-        is_last = course.vain_count >= self._limits.attempts_max
         self._directory.forget()
         try:
             async with asyncio.timeout(self._limits.replan_timeout_s):
-                await plans.report_lost(report)
-                # Any answer shows that the report was read, which a cancelled call may not be.
-                while (answer := await plans.next()).WhichOneof("event") != "plan" and not is_last:
-                    continue
+                if course.vain_count < self._limits.attempts_max:
+                    return await plans.another(lost, stage, error.reason)
+                await plans.give_up(lost, stage, error.reason)
         except (TimeoutError, ShoalError) as err:
             raise error from err
-        if is_last:
-            raise error
-        return answer.plan
+        raise error
 
 
 def _judged(error: ShoalError, plan: router_pb2.Plan) -> ShoalError:
@@ -235,14 +228,14 @@ def _plan_open(prepared: Prepared) -> router_pb2.PlanOpen:
 
 
 def _generate_request(
-    prepared: Prepared, plan: router_pb2.Plan, reply: Reply
+    prepared: Prepared, plan: router_pb2.Plan, course: _Course
 ) -> stage_pb2.GenerateRequest:
     return stage_pb2.GenerateRequest(
         request_id=prepared.request_id,
         pipeline=plan.pipeline,
-        attempt=plan.attempt,
+        attempt=course.attempt,
         token_ids=stage_pb2.TokenIds(ids=prepared.prompt_ids),
-        generated=stage_pb2.TokenIds(ids=reply.ids),
+        generated=stage_pb2.TokenIds(ids=course.reply.ids),
         sampling=prepared.sampling,
         max_tokens=prepared.max_tokens,
         stop_token_ids=prepared.tokens.stop_token_ids,

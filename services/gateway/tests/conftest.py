@@ -92,6 +92,8 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
         self.refusal: ShoalError | None = None
         self.requests: list[Any] = []
         self.is_holding = asyncio.Event()
+        self.alive_count = 0
+        self.is_alive = asyncio.Event()
         self.is_cancelled = asyncio.Event()
         self.running_count = 0
 
@@ -136,6 +138,8 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
             await asyncio.Event().wait()
         while self.hold == position:
             yield stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
+            self.alive_count += 1
+            self.is_alive.set()
             await asyncio.sleep(request.keep_alive_ms / 1000)
 
 
@@ -208,7 +212,10 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     def _plan(self, attempt: int) -> Any:
         stage = pipeline_pb2.PipelineStage(
-            node_id="node-a", incarnation="i1", layer_stop=6, locator=self.stage_locator
+            node_id="node-a",
+            incarnation=f"i{attempt}",
+            layer_stop=6,
+            locator=self.stage_locator,
         )
         pipeline = pipeline_pb2.Pipeline(
             pipeline_id="p1", model="heavyweight", model_revision="r1", stages=[stage]

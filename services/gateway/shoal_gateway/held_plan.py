@@ -1,0 +1,109 @@
+"""One request's hold on a pipeline, for as long as the request lives.
+
+Owns the plan stream, which stages were lost, and asking anew where the router itself was lost.
+Does not know tokens, nor whether another attempt is worth while.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Self
+
+from shoal.router.v1 import router_pb2
+from shoal.worker.v1 import pipeline_pb2
+from shoal_common.clock import Clock
+from shoal_common.errors import Unavailable, UnknownModel
+from shoal_gateway.errors import PeerUnreachable
+from shoal_gateway.peers import PlanStream, Router
+
+log = logging.getLogger(__name__)
+
+_ASK_AGAIN_S = 0.1
+
+
+class HeldPlan:
+    """Leaving the context releases the pipeline, however it is left."""
+
+    def __init__(self, router: Router, opening: router_pb2.PlanOpen, clock: Clock) -> None:
+        self._router = router
+        self._opening = opening
+        self._clock = clock
+        self._lost: set[str] = set()
+        self._stream: PlanStream | None = None
+
+    async def __aenter__(self) -> Self:
+        self._stream = await self._router.open_plan(self._opening).__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.__aexit__(kind, error, trace)
+
+    async def next(self) -> router_pb2.PlanResponse:
+        """The next queue position or plan; raises what the router answered instead."""
+        assert self._stream is not None, "a plan is held inside its context"
+        return await self._stream.next()
+
+    async def another(
+        self, lost: router_pb2.Plan, stage: pipeline_pb2.PipelineStage, reason: str
+    ) -> router_pb2.Plan:
+        """Report a lost stage and wait, without end, for a plan that avoids all lost so far.
+
+        A router that has gone is asked until it is back: what it knew, it learns from beats.
+        Raises what the router answers instead of a plan.
+        """
+        self._lost.add(stage.incarnation)
+        try:
+            await self._report(lost, stage, reason)
+            return await self._plan(reason)
+        except PeerUnreachable:
+            log.warning("router lost", extra={"model": self._opening.model})
+        while True:
+            await self._clock.sleep(_ASK_AGAIN_S)
+            try:
+                await self.__aexit__(None, None, None)
+                await self.__aenter__()
+                return await self._plan(reason)
+            except (Unavailable, UnknownModel):
+                # It is not back, or has not heard from all who beat.
+                continue
+
+    async def give_up(
+        self, lost: router_pb2.Plan, stage: pipeline_pb2.PipelineStage, reason: str
+    ) -> None:
+        """Report a lost stage for the sake of others. Raises what the router answers."""
+        await self._report(lost, stage, reason)
+        # Any answer shows that the report was read, which a cancelled call may not be.
+        await self.next()
+
+    async def _plan(self, reason: str) -> router_pb2.Plan:
+        """The next plan without a stage that was lost; a router that is new must be told."""
+        while True:
+            answer = await self.next()
+            if answer.WhichOneof("event") != "plan":
+                continue
+            plan = answer.plan
+            gone = (stage for stage in plan.pipeline.stages if stage.incarnation in self._lost)
+            if (stage := next(gone, None)) is None:
+                return plan
+            await self._report(plan, stage, reason)
+
+    async def _report(
+        self, plan: router_pb2.Plan, stage: pipeline_pb2.PipelineStage, reason: str
+    ) -> None:
+        assert self._stream is not None, "a plan is held inside its context"
+        await self._stream.report_lost(
+            router_pb2.StageLost(
+                attempt=plan.attempt,
+                node_id=stage.node_id,
+                incarnation=stage.incarnation,
+                reason=reason,
+            )
+        )
