@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -36,6 +37,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop  # not to be had on Windows
 
     return uvloop.new_event_loop
+
+
+def settle_memory() -> None:
+    """Take what the start has made out of the garbage collector's sight, as it will stay.
+
+    A full collection walks every module otherwise: a tenth of a second in which nothing is served.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def until_signal() -> str:

@@ -12,7 +12,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from shoal_common import log as shoal_log
-from shoal_common.app import run_service, until_signal, write_ready_file
+from shoal_common.app import run_service, settle_memory, until_signal, write_ready_file
 from shoal_common.clock import Clock, SystemClock
 from shoal_common.metrics import new_registry
 from shoal_common.rpc import RpcChannel
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def run(settings: Settings) -> None:
     async with running(settings) as (address, side_address):
         write_ready_file(settings.ready_file, http=address, side=side_address, grpc="")
+        settle_memory()
         await until_signal()
 
 

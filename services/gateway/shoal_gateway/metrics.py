@@ -33,6 +33,8 @@ class Metrics:
         self.in_flight = Gauge(
             "shoal_gateway_in_flight", "Requests being answered.", registry=registry
         )
+        self.running_count = 0
+        self.in_flight.set_function(lambda: self.running_count)
         self.background_responses = Gauge(
             "shoal_gateway_background_responses",
             "Responses being answered without a connection.",

@@ -63,7 +63,7 @@ def make_middlewares(
         outcome, status = "cancelled", CLIENT_GONE_STATUS
         entry = Entry(request_id, request.method, _route_name(request), clock.time())
         request[ENTRY] = entry
-        metrics.in_flight.inc()
+        metrics.running_count += 1
         try:
             with shoal_log.bind(request_id=request_id):
                 response = await handler(request)
@@ -74,7 +74,7 @@ def make_middlewares(
             # The client left between two writes; its task was not yet cancelled.
             return web.Response(status=CLIENT_GONE_STATUS)
         finally:
-            metrics.in_flight.dec()
+            metrics.running_count -= 1
             duration_s = clock.monotonic() - started_at
             metrics.ended(entry.route, outcome, duration_s)
             fields = {"route": entry.route, "outcome": outcome, "request_id": request_id}

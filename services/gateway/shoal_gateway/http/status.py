@@ -39,14 +39,13 @@ class StatusRoutes:
             states, problem = (), str(err)
         is_ready = any(state.is_ready or state.is_loadable for state in states)
         # This request is in flight, too, and is not meant.
-        in_flight = self.metrics.registry.get_sample_value("shoal_gateway_in_flight") or 1
         body = {
             "status": "ready" if is_ready else "degraded",
             "ready": is_ready,
             "problem": problem,
             "version": self.version,
             "uptime_seconds": int(self.clock.monotonic() - self.started_at),
-            "requests_in_flight": int(in_flight) - 1,
+            "requests_in_flight": self.metrics.running_count - 1,
             "models": [
                 {
                     "id": state.model,
