@@ -130,7 +130,7 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelState(_message.Message):
-    __slots__ = ("model", "revision", "layer_count", "is_ready", "layers_missing", "context_length", "pipeline_count", "worker_count", "readiness", "loading_percent", "is_loadable", "kv_format", "block_size_tokens", "shares_prefixes")
+    __slots__ = ("model", "revision", "layer_count", "is_ready", "layers_missing", "context_length", "pipeline_count", "worker_count", "readiness", "loading_percent", "is_loadable", "kv_format", "block_size_tokens", "shares_prefixes", "waiting_count", "in_flight_count")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LAYER_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,8 @@ class ModelState(_message.Message):
     KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SHARES_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_COUNT_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     layer_count: int
@@ -159,7 +161,9 @@ class ModelState(_message.Message):
     kv_format: str
     block_size_tokens: int
     shares_prefixes: bool
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_count: _Optional[int] = ..., is_ready: bool = ..., layers_missing: _Optional[_Iterable[_Union[_pipeline_pb2.LayerRange, _Mapping]]] = ..., context_length: _Optional[int] = ..., pipeline_count: _Optional[int] = ..., worker_count: _Optional[int] = ..., readiness: _Optional[_Union[ModelReadiness, str]] = ..., loading_percent: _Optional[int] = ..., is_loadable: bool = ..., kv_format: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., shares_prefixes: bool = ...) -> None: ...
+    waiting_count: int
+    in_flight_count: int
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_count: _Optional[int] = ..., is_ready: bool = ..., layers_missing: _Optional[_Iterable[_Union[_pipeline_pb2.LayerRange, _Mapping]]] = ..., context_length: _Optional[int] = ..., pipeline_count: _Optional[int] = ..., worker_count: _Optional[int] = ..., readiness: _Optional[_Union[ModelReadiness, str]] = ..., loading_percent: _Optional[int] = ..., is_loadable: bool = ..., kv_format: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., shares_prefixes: bool = ..., waiting_count: _Optional[int] = ..., in_flight_count: _Optional[int] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)
@@ -220,16 +224,18 @@ class PlacedRange(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., layers: _Optional[_Union[_pipeline_pb2.LayerRange, _Mapping]] = ...) -> None: ...
 
 class ExplainPlanResponse(_message.Message):
-    __slots__ = ("candidates", "placements", "waiting_count", "tier")
+    __slots__ = ("candidates", "placements", "waiting_count", "tier", "problem")
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
     WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     candidates: _containers.RepeatedCompositeFieldContainer[PlanCandidate]
     placements: _containers.RepeatedCompositeFieldContainer[PlacementCandidate]
     waiting_count: int
     tier: Tier
-    def __init__(self, candidates: _Optional[_Iterable[_Union[PlanCandidate, _Mapping]]] = ..., placements: _Optional[_Iterable[_Union[PlacementCandidate, _Mapping]]] = ..., waiting_count: _Optional[int] = ..., tier: _Optional[_Union[Tier, str]] = ...) -> None: ...
+    problem: str
+    def __init__(self, candidates: _Optional[_Iterable[_Union[PlanCandidate, _Mapping]]] = ..., placements: _Optional[_Iterable[_Union[PlacementCandidate, _Mapping]]] = ..., waiting_count: _Optional[int] = ..., tier: _Optional[_Union[Tier, str]] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class GetFleetRequest(_message.Message):
     __slots__ = ()
@@ -245,10 +251,38 @@ class FleetWorker(_message.Message):
     is_alive: bool
     def __init__(self, beat: _Optional[_Union[_pipeline_pb2.WorkerBeat, _Mapping]] = ..., silent_ms: _Optional[int] = ..., is_alive: bool = ...) -> None: ...
 
+class PipelineUse(_message.Message):
+    __slots__ = ("pipeline_id", "predicted_step_us", "tokens_per_s", "weight", "in_flight_count")
+    PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_STEP_US_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    pipeline_id: str
+    predicted_step_us: int
+    tokens_per_s: float
+    weight: float
+    in_flight_count: int
+    def __init__(self, pipeline_id: _Optional[str] = ..., predicted_step_us: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., weight: _Optional[float] = ..., in_flight_count: _Optional[int] = ...) -> None: ...
+
+class TierQueue(_message.Message):
+    __slots__ = ("tier", "waiting_count")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tier: Tier
+    waiting_count: int
+    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., waiting_count: _Optional[int] = ...) -> None: ...
+
 class GetFleetResponse(_message.Message):
-    __slots__ = ("workers", "pipelines")
+    __slots__ = ("workers", "pipelines", "uses", "queues", "waiting_max")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     PIPELINES_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_MAX_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[FleetWorker]
     pipelines: _containers.RepeatedCompositeFieldContainer[_pipeline_pb2.Pipeline]
-    def __init__(self, workers: _Optional[_Iterable[_Union[FleetWorker, _Mapping]]] = ..., pipelines: _Optional[_Iterable[_Union[_pipeline_pb2.Pipeline, _Mapping]]] = ...) -> None: ...
+    uses: _containers.RepeatedCompositeFieldContainer[PipelineUse]
+    queues: _containers.RepeatedCompositeFieldContainer[TierQueue]
+    waiting_max: int
+    def __init__(self, workers: _Optional[_Iterable[_Union[FleetWorker, _Mapping]]] = ..., pipelines: _Optional[_Iterable[_Union[_pipeline_pb2.Pipeline, _Mapping]]] = ..., uses: _Optional[_Iterable[_Union[PipelineUse, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[TierQueue, _Mapping]]] = ..., waiting_max: _Optional[int] = ...) -> None: ...
