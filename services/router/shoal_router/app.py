@@ -23,10 +23,13 @@ from shoal_router.announcements import SUBJECT as ANNOUNCEMENTS
 from shoal_router.announcements import Announcements, parse_announcement
 from shoal_router.errors import MalformedAnnouncement, MalformedBeat
 from shoal_router.fleet_view import BeatOutcome, FleetView
-from shoal_router.loading import MIB, LoadOptions, Loads
+from shoal_router.loading import LoadOptions, Loads
 from shoal_router.metrics import Metrics
+from shoal_router.offers import MIB, OfferOptions, Offers
+from shoal_router.orders import Orders
 from shoal_router.peers import Agents, GrpcAgents
 from shoal_router.pipeline import Costs
+from shoal_router.placement import Links
 from shoal_router.planner import Planner, PlannerOptions
 from shoal_router.rpc import RouterRpc
 from shoal_router.settings import Settings
@@ -75,8 +78,8 @@ async def running(
 ) -> AsyncIterator[Router]:
     """The router while the context is open. Leaving it drains the plans, then stops listening.
 
-    bus: connected; stays open. It is ready once it hears beats and serves. agents: whom orders to
-    load go to, over gRPC unless said.
+    bus: connected; stays open. It is ready once it hears beats and serves. agents: whom orders go
+    to, over gRPC unless said.
     """
     metrics = Metrics(new_registry())
     view = FleetView(
@@ -88,14 +91,10 @@ async def running(
     )
     admission = Admission(_bounds(settings), _tiers(settings), clock)
     announcements = Announcements(clock, settings.announce_timeout_s)
-    loads = Loads(
-        view,
-        announcements,
-        agents or GrpcAgents(settings.fleet.secret_token(), settings.load_call_timeout_s),
-        clock,
-        _load_options(settings),
-        metrics,
-    )
+    agents = agents or GrpcAgents(settings.fleet.secret_token(), settings.load_call_timeout_s)
+    orders = Orders(agents, clock)
+    offers = Offers(view, announcements, orders, _offer_options(settings))
+    loads = Loads(view, announcements, offers, orders, clock, _load_options(settings), metrics)
     planner = Planner(view, admission, clock, _planner_options(settings), announcements, loads)
     metrics.watch(view, admission)
     servicer = RouterRpc(planner, view, metrics, clock, open_timeout_s=settings.open_timeout_s)
@@ -119,7 +118,7 @@ async def running(
         stack.push_async_callback(subscription.stop)
         heard = await bus.subscribe(ANNOUNCEMENTS, listener.on_announcement, queue_size=4096)
         stack.push_async_callback(heard.stop)
-        stack.push_async_callback(loads.close)
+        stack.push_async_callback(orders.stop)
         ticker = asyncio.create_task(tick(planner, clock, settings.tick_s))
         stack.push_async_callback(_cancelled, ticker)
         grpc_address = await server.start()
@@ -182,7 +181,18 @@ def _load_options(settings: Settings) -> LoadOptions:
     return LoadOptions(
         wait_s=settings.load_wait_s,
         retry_s=settings.load_retry_s,
+    )
+
+
+def _offer_options(settings: Settings) -> OfferOptions:
+    return OfferOptions(
         overhead_bytes=settings.load_overhead_mb * MIB,
+        kv_tokens=settings.load_kv_tokens,
+        links=Links(
+            local_us=settings.local_link_us,
+            region_us=settings.link_us,
+            far_us=settings.far_link_us,
+        ),
     )
 
 

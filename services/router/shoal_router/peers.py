@@ -16,22 +16,38 @@ class Agents(Protocol):
         """Has a worker start to load; returns once it has said that it does."""
         ...
 
+    async def unload(self, locator: str, request: worker_pb2.UnloadRequest) -> None:
+        """Has a worker let layers go; returns once they are gone, after `drain_ms` at most."""
+        ...
+
 
 class GrpcAgents:
-    """Loads are rare, so that a connection lives for one call."""
+    """Orders are rare, so that a connection lives for one call."""
 
     def __init__(self, token: str, timeout_s: float) -> None:
         self._token = token
         self._timeout_s = timeout_s
 
     async def load(self, locator: str, request: worker_pb2.LoadRequest) -> None:
+        await self._call(locator, "Load", request, self._timeout_s)
+
+    async def unload(self, locator: str, request: worker_pb2.UnloadRequest) -> None:
+        await self._call(locator, "Unload", request, self._timeout_s + request.drain_ms / 1000)
+
+    async def _call(
+        self,
+        locator: str,
+        method: str,
+        request: worker_pb2.LoadRequest | worker_pb2.UnloadRequest,
+        timeout_s: float,
+    ) -> None:
         channel = RpcChannel(address_of(locator), token=self._token)
         stub: Any = worker_pb2_grpc.WorkerServiceStub(channel.channel)
         try:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     with translated():
-                        await stub.Load(request, timeout=self._timeout_s)
+                        await getattr(stub, method)(request, timeout=timeout_s)
                     return
                 except Unavailable:
                     # The request's id makes asking twice harmless.

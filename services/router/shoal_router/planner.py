@@ -25,7 +25,8 @@ from shoal_router.errors import (
     RouterStarting,
 )
 from shoal_router.fleet_view import FleetView
-from shoal_router.loading import ON_THE_WAY, Loads
+from shoal_router.loading import Loads
+from shoal_router.offers import ON_THE_WAY
 from shoal_router.pipeline import (
     Costs,
     Engine,

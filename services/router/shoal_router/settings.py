@@ -53,6 +53,8 @@ class Settings(ServiceSettings, service="router"):
     """Time in which a worker must take the order to load."""
     load_overhead_mb: int = Field(default=256, ge=0)
     """Memory in MiB that an engine takes besides its weights, where a worker is chosen."""
+    load_kv_tokens: int = Field(default=2048, ge=0)
+    """Tokens whose KV an engine must have room for, where a worker is chosen."""
     tick_s: float = Field(default=0.25, gt=0, le=10)
     """How often the fleet is looked at while no beat arrives."""
     layer_time_us: int = Field(default=2000, ge=1)
@@ -60,7 +62,9 @@ class Settings(ServiceSettings, service="router"):
     link_us: int = Field(default=1000, ge=0)
     """Assumed cost of a hop between two nodes."""
     local_link_us: int = Field(default=200, ge=0)
-    """Assumed cost of a hop between two engines of one node."""
+    """Assumed cost of a hop between two engines of one node or machine."""
+    far_link_us: int = Field(default=40_000, ge=0)
+    """Assumed cost of a hop between two regions."""
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -101,11 +101,15 @@ def announcement(model: str = MODEL, **more: object) -> ModelAnnouncement:
 
 
 class FakeAgents:
-    """Agents that take every order, unless `error` is set; `orders` has locator and model."""
+    """Agents that take every order, unless `errors` has one for the worker.
+
+    `orders`: locator and model of every load; `requests` and `unloads` are all that was asked.
+    """
 
     def __init__(self) -> None:
         self.orders: list[tuple[str, str]] = []
         self.requests: list[worker_pb2.LoadRequest] = []
+        self.unloads: list[tuple[str, worker_pb2.UnloadRequest]] = []
         self.errors: dict[str, ShoalError] = {}
         self.gate = asyncio.Event()
         self.gate.set()
@@ -113,6 +117,12 @@ class FakeAgents:
     async def load(self, locator: str, request: worker_pb2.LoadRequest) -> None:
         self.orders.append((locator, request.model))
         self.requests.append(request)
+        await self.gate.wait()
+        if locator in self.errors:
+            raise self.errors[locator]
+
+    async def unload(self, locator: str, request: worker_pb2.UnloadRequest) -> None:
+        self.unloads.append((locator, request))
         await self.gate.wait()
         if locator in self.errors:
             raise self.errors[locator]

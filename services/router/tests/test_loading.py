@@ -1,4 +1,4 @@
-"""Models that nobody holds are loaded for whoever asks, on one worker as a whole."""
+"""Models that nobody holds are loaded for whoever asks, on one worker or in parts on several."""
 
 from __future__ import annotations
 
@@ -194,11 +194,13 @@ async def test_two_models_are_not_promised_the_same_memory() -> None:
         assert agents.orders == [("grpc:a:2", MODEL), ("grpc:b:2", "other")]
 
 
-async def test_a_model_that_is_partly_held_is_left_to_those_who_hold_it() -> None:
+async def test_a_model_of_which_a_part_is_pinned_is_left_to_those_who_hold_it() -> None:
     agents = FakeAgents()
     async with fleet_of(agents) as fleet:
         await fleet.announce()
-        await fleet.hear(beat("a", status("a", "0:3"), free_bytes=8 * GIB))
+        part = status("a", "0:3")
+        part.is_pinned = True
+        await fleet.hear(beat("a", part, free_bytes=8 * GIB))
         assert "layers 3:6" in str(await (await fleet.open()).error())
         assert (await fleet.model()).readiness == pb.MODEL_READINESS_INCOMPLETE
         assert not agents.orders
@@ -269,3 +271,114 @@ async def test_the_order_goes_to_the_worker_over_grpc_and_is_safe_to_repeat() ->
             assert await call.plan() == (1, ["a"])
     finally:
         await server.stop()
+
+
+def parts_of(agents: FakeAgents) -> list[tuple[str, int, int]]:
+    """What was ordered: locator and layers."""
+    orders = zip(agents.orders, agents.requests, strict=True)
+    return [(where, r.layer_start, r.layer_stop) for (where, _), r in orders]
+
+
+def part(
+    node_id: str,
+    layers: str,
+    state: pipeline_pb2.EngineState = pipeline_pb2.ENGINE_STATE_READY,
+    percent: int = 100,
+    sequence: int = 100,
+) -> pipeline_pb2.WorkerBeat:
+    engine = status(node_id, layers, state=state, progress_percent=percent)
+    return beat(node_id, engine, sequence=sequence, free_bytes=GIB)
+
+
+async def test_a_model_too_large_for_one_worker_is_loaded_in_parts_on_several() -> None:
+    agents = FakeAgents()
+    async with fleet_of(agents) as fleet:
+        await fleet.announce()
+        await fleet.hear(empty("a", free_bytes=GIB), empty("b", free_bytes=GIB))
+        call = await asked(fleet)
+        assert parts_of(agents) == [("grpc:a:2", 0, 3), ("grpc:b:2", 3, 6)]
+        assert {r.memory_bytes for r in agents.requests} == {3 * (GIB // 6) + (256 << 20)}
+        await fleet.hear(part("a", "0:3", LOADING, 70), part("b", "3:6", LOADING, 20))
+        await fleet.pass_time(1)
+        assert await call.loading() == 20
+        await fleet.hear(part("a", "0:3", sequence=200), part("b", "3:6", sequence=200))
+        assert await call.plan() == (1, ["a", "b"])
+        assert fleet.count("loads_total", outcome="loaded") == 1
+
+
+@pytest.mark.parametrize("fault", ["refuses", "silent", "does not fit", "drops it"])
+async def test_a_part_that_fails_goes_elsewhere_and_the_others_stay(fault: str) -> None:
+    agents = FakeAgents()
+    if fault == "refuses":
+        agents.errors["grpc:b:2"] = Unavailable("gone")
+    async with fleet_of(agents) as fleet:
+        await fleet.announce()
+        said_b = empty("b", free_bytes=GIB)
+        await fleet.hear(empty("a", free_bytes=GIB), said_b, empty("c", free_bytes=GIB * 3 // 4))
+        call = await asked(fleet)
+        assert parts_of(agents)[:2] == [("grpc:a:2", 0, 3), ("grpc:b:2", 3, 6)]
+        said = [part("a", "0:3", LOADING, 10), empty("c", 100, free_bytes=GIB * 3 // 4)]
+        if fault == "does not fit":
+            said_b = part("b", "3:6", FAILED)
+            said_b.engines[0].detail = "MODEL_DOES_NOT_FIT: 700 MiB of weights, 500 MiB are free"
+        said += [] if fault == "silent" else [said_b]
+        while len(agents.orders) < 3:
+            await fleet.pass_time(1, *said)
+        assert parts_of(agents)[2:] == [("grpc:c:2", 3, 6)]
+        await fleet.hear(part("a", "0:3", sequence=500), part("c", "3:6", sequence=500))
+        while not (answer := await call.next()).HasField("plan"):
+            pass
+        assert [stage.node_id for stage in answer.plan.pipeline.stages] == ["a", "c"]
+
+
+async def test_when_no_machine_is_left_for_a_part_the_plan_fails() -> None:
+    agents = FakeAgents()
+    agents.errors["grpc:b:2"] = Unavailable("gone")
+    async with fleet_of(agents) as fleet:
+        await fleet.announce()
+        await fleet.hear(empty("a", free_bytes=GIB * 13 // 16), empty("b", free_bytes=GIB))
+        call = await asked(fleet)
+        full = part("a", "0:3", LOADING)
+        full.memory_free_bytes = 0
+        await fleet.pass_time(2, full, empty("b", 100, free_bytes=GIB))
+        assert "on b, gone" in str(await call.error())
+        assert len(agents.orders) == 2
+
+
+async def test_parts_that_are_missing_are_loaded_beside_those_that_are_held() -> None:
+    agents = FakeAgents()
+    async with fleet_of(agents) as fleet:
+        await fleet.announce()
+        held = part("a", "0:3")
+        held.memory_free_bytes = 0
+        await fleet.hear(held, empty("b", free_bytes=GIB))
+        call = await asked(fleet)
+        assert parts_of(agents) == [("grpc:b:2", 3, 6)]
+        await fleet.hear(part("b", "3:6"))
+        assert await call.plan() == (1, ["a", "b"])
+
+
+async def test_parts_that_others_are_loading_are_waited_for() -> None:
+    agents = FakeAgents()
+    async with fleet_of(agents) as fleet:
+        await fleet.announce()
+        await fleet.hear(part("a", "0:3"), part("b", "3:6", LOADING, 30))
+        call = await fleet.open()
+        assert await call.loading() == 30
+        await fleet.hear(part("b", "3:6", sequence=200))
+        assert await call.plan() == (1, ["a", "b"])
+        assert not agents.orders
+
+
+async def test_memory_of_one_host_is_promised_once_to_all_of_its_workers() -> None:
+    agents = FakeAgents()
+    async with fleet_of(agents) as fleet:
+        other = announcement("other")
+        await fleet.announce(announcement(), other)
+        beats = [empty(node_id, free_bytes=GIB * 11 // 8) for node_id in "ab"]
+        for each in beats:
+            each.host_id = "one box"
+        await fleet.hear(*beats)
+        await asked(fleet)
+        assert "room" in str(await (await fleet.open("other")).error())
+        assert len(agents.orders) == 1

@@ -21,6 +21,8 @@ from shoal_router.errors import (
 from shoal_router.fleet_view import FleetView
 from shoal_router.loading import LoadOptions, Loads
 from shoal_router.metrics import Metrics
+from shoal_router.offers import OfferOptions, Offers
+from shoal_router.orders import Orders
 from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
 from shoal_router.request import Request
@@ -55,7 +57,9 @@ def make_planner(
     """Of a fleet whose shard-stores announce nothing."""
     announcements = Announcements(clock, timeout_s=7.0)
     metrics = Metrics(CollectorRegistry())
-    loads = Loads(view, announcements, FakeAgents(), clock, LoadOptions(), metrics)
+    orders = Orders(FakeAgents(), clock)
+    offers = Offers(view, announcements, orders, OfferOptions())
+    loads = Loads(view, announcements, offers, orders, clock, LoadOptions(), metrics)
     return Planner(view, admission, clock, options, announcements, loads)
 
 
