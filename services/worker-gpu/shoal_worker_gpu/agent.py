@@ -18,12 +18,14 @@ import psutil
 
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock
+from shoal_common.host import host_id
 from shoal_common.ids import Incarnation, NodeId
 from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.cores import owned_cores
 from shoal_worker_gpu.errors import ModelDoesNotFit
 from shoal_worker_gpu.kv_journal import KvMirror
-from shoal_worker_gpu.memory import free_memory_bytes
+from shoal_worker_gpu.link_times import nearest
+from shoal_worker_gpu.memory import MIB, free_memory_bytes
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.room import Resident, least_recently_used, outlived, to_make_room
@@ -34,6 +36,11 @@ from shoal_worker_gpu.supervise import SupervisedEngine
 log = logging.getLogger(__name__)
 
 _ENGINE = (sys.executable, "-m", "shoal_worker_gpu.engine_child")
+_REACH = {
+    "pool": pipeline_pb2.REACH_POOL,
+    "lan": pipeline_pb2.REACH_LAN,
+    "public": pipeline_pb2.REACH_PUBLIC,
+}
 _LOOK_S = 1.0
 # Time in which routers hear that an engine is leaving, and plans of before reach it.
 _NOTICE_S = 1.0
@@ -80,6 +87,7 @@ class Agent:
         # What one load frees must not be counted on by another.
         self._room = asyncio.Lock()
         self._cores = settings.cores or owned_cores()
+        self._host_id = host_id()
 
     def load_configured(self, assignments: Sequence[Assignment]) -> None:
         """Start what the settings name."""
@@ -106,6 +114,7 @@ class Agent:
                 program=self._program,
                 kv=self.kv,
                 relieve=lambda reason: self._relieve(assignment, reason),
+                memory_left=lambda: self._allowed_bytes(assignment),
             )
             self._engines[assignment] = engine
             self._wanted_bytes[assignment] = memory_bytes
@@ -155,23 +164,28 @@ class Agent:
             region=self._settings.fleet.region,
             engines=[self._said(*each) for each in list(self._engines.items())] + leaving,
             memory_total_bytes=psutil.virtual_memory().total,
-            memory_free_bytes=self._free_memory(),
+            memory_free_bytes=self._room_bytes(),
             core_count=self._cores,
             device=self._settings.device,
+            host_id=self._host_id,
+            reach=_REACH[self._settings.reach],
+            links=nearest([n for e in list(self._engines.values()) for n in e.links], self.node_id),
+            memory_max_bytes=self._settings.memory_max_mb * MIB,
+            is_locked=self._settings.is_locked,
         )
 
     def is_pinned(self, assignment: Assignment) -> bool:
         """True for an engine that stays whatever happens.
 
-        By itself, that is one that would not come back when it is asked for: a part of a model, or
-        one that no shard-store announces.
+        By itself, that is one that would not come back when it is asked for: layers that the
+        settings name, or a model that no shard-store announces.
         """
         if self._settings.pin_loaded == "never":
             return False
-        if self._settings.pin_loaded == "always" and assignment in self._configured:
+        is_configured = assignment in self._configured
+        if is_configured and (self._settings.pin_loaded == "always" or assignment.is_part):
             return True
-        is_part = assignment.layer_start > 0 or assignment.layer_stop > 0
-        return is_part or not self.stock.has(assignment.model)
+        return not self.stock.has(assignment.model)
 
     async def _live(self, engine: SupervisedEngine) -> None:
         """From the room it needs to its end."""
@@ -185,7 +199,7 @@ class Agent:
     async def _make_room(self, needed_bytes: int) -> None:
         """Let idle engines leave; who is used meanwhile stays, and others are chosen."""
         for _ in range(_ROOM_TRIES_MAX):
-            chosen = to_make_room(self._residents(), needed_bytes, self._free_memory())
+            chosen = to_make_room(self._residents(), needed_bytes, self._room_bytes())
             if all(await asyncio.gather(*map(self._let_go, chosen))):
                 return
 
@@ -241,6 +255,28 @@ class Agent:
             for assignment, engine in self._engines.items()
         ]
 
+    def _room_bytes(self) -> int:
+        """What engines may still take: what is free, within what they may have together."""
+        free = self._free_memory()
+        if not self._settings.memory_max_mb:
+            return free
+        taken = sum(engine.memory_bytes for engine in list(self._engines.values()))
+        return max(0, min(free, self._settings.memory_max_mb * MIB - taken))
+
+    def _allowed_bytes(self, newcomer: Assignment) -> int | None:
+        """What one engine that starts now may take; None where nothing but free memory limits it.
+
+        Engines on their way count with what they are expected to take.
+        """
+        if not self._settings.memory_max_mb:
+            return None
+        others = [each for each in self._engines.items() if each[0] != newcomer]
+        taken = sum(
+            max(engine.memory_bytes, self._wanted_bytes.get(assignment, 0) * engine.is_starting)
+            for assignment, engine in others
+        )
+        return max(0, self._settings.memory_max_mb * MIB - taken)
+
     def _still_to_be_taken(self, newcomer: Assignment) -> int:
         """What other engines on their way will take yet of the memory that is free now."""
         return sum(
@@ -251,7 +287,7 @@ class Agent:
 
     async def _end_outlived(self) -> None:
         now_s = self._clock.monotonic()
-        idle_s = self._settings.idle_model_s
+        idle_s = 0.0 if self._settings.is_locked else self._settings.idle_model_s
         idle = outlived(self._residents(), now_s, idle_s)
         await asyncio.gather(*map(self._let_go, idle))
         for assignment, engine in list(self._engines.items()):

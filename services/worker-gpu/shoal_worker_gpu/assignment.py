@@ -18,8 +18,13 @@ class Assignment:
     layer_start: int = 0
     layer_stop: int = 0
 
+    @property
+    def is_part(self) -> bool:
+        """Layers are named."""
+        return self.layer_start > 0 or self.layer_stop > 0
+
     def __str__(self) -> str:
-        if (self.layer_start, self.layer_stop) == (0, 0):
+        if not self.is_part:
             return self.model
         return f"{self.model}@{self.layer_start}:{self.layer_stop or ''}"
 

@@ -63,6 +63,8 @@ class EngineChild:
             incarnation=self._incarnation,
             backend="torch_shard",
             block_size_tokens=self._settings.block_size_tokens,
+            running_max=running_max(self._settings),
+            shares_prefixes=self._settings.prefix_cache_scope == "fleet",
         )
         self._rpc = StageRpc(self._incarnation, self.status)
 
@@ -75,7 +77,8 @@ class EngineChild:
             self._status.kv_blocks_free = backend.blocks_free
             self._status.running_count = engine.head.running_count
             self._status.waiting_count = engine.head.waiting_count
-            self._status.layer_time_us = int(engine.core.layer_time_us)
+            self._status.layer_time_us = int(engine.core.pace.decode_us)
+            self._status.layer_prefill_ns = int(engine.core.pace.prefill_ns)
         return self._status
 
     async def run(self) -> None:
@@ -160,12 +163,14 @@ class EngineChild:
 
     def _load(self, model: LocalModel) -> Backend:
         """Load the stage and say what it is. Raises ModelDoesNotFit and what loading raises."""
-        backend = load_stage_of(model, self._settings, self._order.threads)
+        order = self._order
+        backend = load_stage_of(model, self._settings, order.threads, order.memory_max_bytes)
         self._status.revision = model.revision
         self._status.layer_start, self._status.layer_stop = model.layers
         self._status.layer_count = backend.layer_count
         self._status.context_length = backend.context_length
         self._status.weight_bytes = backend.weight_bytes
+        self._status.kv_format = backend.kv_format
         return backend
 
     async def _compute(self, backend: Backend, thread: ThreadPoolExecutor) -> None:
@@ -190,12 +195,17 @@ class EngineChild:
         await run_engine(engine)
 
 
+def running_max(settings: Settings) -> int:
+    """Generations that one head runs at once."""
+    return settings.max_running if settings.continuous_batching else 1
+
+
 def head_limits(settings: Settings, context_length: int) -> HeadLimits:
     """Bounds of a head, with the switches that turn its optimisations off."""
     # Where a prompt is cut depends on its neighbours, and its last bits on where it is cut.
     is_chunked = settings.chunked_prefill and not settings.strict_exact
     return HeadLimits(
-        running_max=settings.max_running if settings.continuous_batching else 1,
+        running_max=running_max(settings),
         waiting_max=settings.max_waiting,
         prefill_tokens_max=settings.prefill_chunk_tokens
         if is_chunked

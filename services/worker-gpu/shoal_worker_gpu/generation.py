@@ -17,6 +17,7 @@ from shoal_common.ids import SequenceId
 from shoal_worker_gpu.prefix import PrefixKeys
 from shoal_worker_gpu.scheduler import Candidate
 from shoal_worker_gpu.sequence import SequenceKey
+from shoal_worker_gpu.step_times import TimeSums
 
 
 class Phase(enum.Enum):
@@ -33,7 +34,8 @@ class Generation:
     ids: prompt, then what was generated; positions [0, computed) are in KV. room: positions for
     which every stage holds blocks. keys: finds its prefixes again, None without a prefix cache.
     cached_count: prompt tokens that the first attempt did not compute. may_reuse: it may start
-    behind what the stages remember. Invariant: computed + in-flight tokens <= len(ids).
+    behind what the stages remember. times: of its steps so far. Invariant: computed + in-flight
+    tokens <= len(ids).
     """
 
     sequence: SequenceId
@@ -55,6 +57,7 @@ class Generation:
     is_in_flight: bool = False
     is_growing: bool = False
     near_ties: int = 0
+    times: TimeSums = field(default_factory=TimeSums)
     events: asyncio.Queue[stage_pb2.GenerateResponse | ShoalError] = field(
         default_factory=asyncio.Queue
     )
@@ -150,6 +153,8 @@ class Generation:
             generated_token_count=self.generated_count,
             cached_token_count=self.cached_count,
             near_tie_count=self.near_ties,
+            timings=self.times.timings(),
+            step_count=self.times.step_count,
         )
         self.events.put_nowait(stage_pb2.GenerateResponse(finished=finished))
 

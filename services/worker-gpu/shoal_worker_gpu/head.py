@@ -33,6 +33,7 @@ from shoal_worker_gpu.scheduler import StepLimits, choose_rows
 from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.stage_core import StageCore
 from shoal_worker_gpu.step_queue import WorkItem, WorkRow
+from shoal_worker_gpu.step_times import step_times
 
 log = logging.getLogger(__name__)
 
@@ -362,11 +363,13 @@ class Head:
         step = run.landed(result.step_id, result.timings) if run is not None else None
         if run is None or step is None:
             return
+        times = step_times(result.timings, self._clock.monotonic() - step.sent_at)
         for row in result.rows:
             key = SequenceKey(row.key.sequence, row.key.attempt)
             if not self._is_running(key) or step.rows.get(key) != row.position:
                 continue
             generation = self._live[key.sequence]
+            generation.times.add(times)
             generation.accept(row)
             self._metrics.tokens.inc(row.HasField("token"))
             if not self._is_running(key):

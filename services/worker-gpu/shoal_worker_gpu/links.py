@@ -17,6 +17,7 @@ from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.rpc import Dial, RpcChannel, translated
 from shoal_worker_gpu.errors import refusal
+from shoal_worker_gpu.link_times import LinkTime, LinkTimes
 from shoal_worker_gpu.pipeline_name import stage_name
 from shoal_worker_gpu.sequence import SequenceKey
 
@@ -62,8 +63,11 @@ class DownstreamLink:
         speaker: Speaker,
         listener: LinkListener,
         clock: Clock,
+        time: LinkTime,
     ) -> None:
+        """time: what receipts tell of the way to the stage's worker."""
         self.stage = stage
+        self.time = time
         self.is_lost = False
         self._speaker = speaker
         self._listener = listener
@@ -76,6 +80,8 @@ class DownstreamLink:
         self._has_heard = True
         # What waits for a receipt, by head and step, with the look after which it was sent.
         self._unacked: dict[tuple[str, int], int] = {}
+        # When it left this process, and its size in bytes.
+        self._sent: dict[tuple[str, int], tuple[float, int]] = {}
         self._ready = asyncio.Event()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
@@ -139,7 +145,14 @@ class DownstreamLink:
             )
         )
         while True:
-            yield await self._outgoing.get()
+            request = await self._outgoing.get()
+            if request.HasField("frame"):
+                frame = request.frame
+                name = (frame.head_incarnation, frame.step_id)
+                self._sent[name] = (self._clock.monotonic(), len(frame.payload))
+            elif request.HasField("ping"):
+                self._sent[(_NO_HEAD, request.ping.number)] = (self._clock.monotonic(), 0)
+            yield request
 
     async def _read(self) -> None:
         stub = stage_pb2_grpc.StageServiceStub(self._channel.channel)
@@ -159,7 +172,7 @@ class DownstreamLink:
         if kind == "ready":
             self._ready.set()
         elif kind == "ack":
-            self._unacked.pop((response.ack.head_incarnation, response.ack.step_id), None)
+            self._arrived((response.ack.head_incarnation, response.ack.step_id))
         elif kind == "granted":
             key = SequenceKey(response.granted.key.sequence, response.granted.key.attempt)
             future = self._grants.get(key)
@@ -168,6 +181,13 @@ class DownstreamLink:
         elif kind == "refused":
             self._listener.link_refused(response.refused)
             self._refuse_grant(response.refused)
+
+    def _arrived(self, name: tuple[str, int]) -> None:
+        self._unacked.pop(name, None)
+        sent = self._sent.pop(name, None)
+        if sent is not None:
+            sent_at, size_bytes = sent
+            self.time.observe(self._clock.monotonic() - sent_at, size_bytes)
 
     def _refuse_grant(self, refused: stage_pb2.SequenceRefused) -> None:
         """Whoever waits for the sequence's grant need not wait until its time is up."""
@@ -218,6 +238,7 @@ class LinkPool:
         self._speaker = speaker
         self._listener = listener
         self._clock = clock
+        self.times = LinkTimes()
         self._links: dict[tuple[str, str], DownstreamLink] = {}
         self._lost: set[asyncio.Task[None]] = set()
 
@@ -226,7 +247,8 @@ class LinkPool:
         self._retire_lost()
         link = self._links.get(stage_name(stage))
         if link is None:
-            link = DownstreamLink(stage, self._speaker, self._listener, self._clock)
+            time = self.times.of(stage.node_id)
+            link = DownstreamLink(stage, self._speaker, self._listener, self._clock, time)
             self._links[stage_name(stage)] = link
         await link.ready()
         return link

@@ -16,7 +16,11 @@ from shoal_worker_gpu.settings import Settings
 
 @dataclass(frozen=True)
 class Order:
-    """What the agent wants; `token` is the fleet token, `agent_pid` the child's parent."""
+    """What the agent wants.
+
+    token: the fleet's. agent_pid: the child's parent. memory_max_bytes: what the child may take;
+    None: what is free.
+    """
 
     node_id: str
     assignment: Assignment
@@ -25,6 +29,7 @@ class Order:
     settings: Settings
     token: str
     agent_pid: int
+    memory_max_bytes: int | None = None
 
     def dump(self) -> str:
         """As JSON. Holds the token: write it to a file of mode 0600."""
@@ -40,6 +45,7 @@ class Order:
             "settings": self.settings.model_dump(mode="json", exclude={"fleet": {"token"}}),
             "token": self.token,
             "agent_pid": self.agent_pid,
+            "memory_max_bytes": self.memory_max_bytes,
         }
         return json.dumps(data)
 
@@ -54,4 +60,5 @@ class Order:
             settings=Settings(**data["settings"]),
             token=data["token"],
             agent_pid=data["agent_pid"],
+            memory_max_bytes=data["memory_max_bytes"],
         )

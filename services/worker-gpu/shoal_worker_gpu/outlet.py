@@ -128,6 +128,7 @@ class StageOutlet:
         link = self._links.present(entry.route[0]) if entry and self._links else None
         if link is None:
             return
+        timings[-1].wire_us = link.time.one_way_us(len(output.activations))
         frame = stage_pb2.Frame(
             step_id=output.item.step_id,
             head_incarnation=output.item.head_incarnation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import grpc
 
@@ -107,6 +107,9 @@ class StageRpc(stage_pb2_grpc.StageServiceServicer):
                 yield stage_pb2.LinkResponse(ready=ready)
                 while (response := await link.next_reply(reader)) is not None:
                     yield response
+            except GeneratorExit:
+                # The other side reads no more. A task group would make an error of it.
+                return
             finally:
                 reader.cancel()
                 link.closed()
@@ -122,6 +125,7 @@ class StageRpc(stage_pb2_grpc.StageServiceServicer):
         if response.sequence_count or status.running_count or status.waiting_count:
             self._used_at_s = self._clock.monotonic()
         response.engine.idle_ms = round((self._clock.monotonic() - self._used_at_s) * 1000)
+        response.links.extend(self.engine.links.times.told())
         if request.HasField("kv_sequence_seen"):
             journal = self.engine.journal
             changes = journal.since(request.kv_sequence_seen)
@@ -144,6 +148,7 @@ class UpstreamLink:
         self._engine = engine
         self._core = engine.core
         self._tasks = tasks
+        self._asks: set[asyncio.Task[None]] = set()
         self._replies: asyncio.Queue[stage_pb2.LinkResponse] = asyncio.Queue(_REPLIES_MAX)
         # Sequences that are not attached yet, because their grammar is not compiled.
         self._entering: set[SequenceKey] = set()
@@ -163,6 +168,8 @@ class UpstreamLink:
                 getter.cancel()
 
     def closed(self) -> None:
+        for ask in self._asks:
+            ask.cancel()
         self._entering.clear()
         for entry in self._core.table:
             if entry.upstream is self:
@@ -189,9 +196,9 @@ class UpstreamLink:
         if kind == "frame":
             self._on_frame(request.frame)
         elif kind == "attach":
-            self._tasks.create_task(self._on_attach(request.attach))
+            self._start(self._on_attach(request.attach))
         elif kind == "grow":
-            self._tasks.create_task(self._on_grow(request.grow))
+            self._start(self._on_grow(request.grow))
         elif kind == "detach":
             key = _key(request.detach.key)
             self._entering.discard(key)
@@ -200,6 +207,11 @@ class UpstreamLink:
             self._on_lease(request)
         elif kind == "ping":
             self._reply(stage_pb2.LinkResponse(ack=stage_pb2.Ack(step_id=request.ping.number)))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._asks.add(task)
+        task.add_done_callback(self._asks.discard)
 
     def _on_frame(self, frame: stage_pb2.Frame) -> None:
         ack = stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation)

@@ -47,6 +47,12 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Torch threads of each engine child; 0 shares the cores, and gives a small stage one."""
     quantization: Literal["auto", "none", "int8"] = "auto"
     """Number format of linear layers on a CPU; auto is int8 for models above 200 M parameters."""
+    reach: Literal["pool", "lan", "public"] = "pool"
+    """Whose this machine is: the fleet owner's, a neighbour's on the local network, anybody's."""
+    memory_max_mb: int = Field(default=0, ge=0)
+    """Memory that all engines together may take, in MiB; 0: what is free."""
+    is_locked: bool = False
+    """Keep what is loaded: the router changes nothing here, and nothing leaves for being idle."""
     kv_memory_mb: int = Field(default=0, ge=0)
     """Memory for KV blocks of each engine child, in MiB; 0 takes up to half of what is free."""
     block_size_tokens: int = Field(default=16, ge=1, le=256)

@@ -20,6 +20,7 @@ from shoal_engine.sampling import Sampled
 from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.backends.base import Backend, StepInput, StepOutput, StepRow
 from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt, StepFailed
+from shoal_worker_gpu.layer_pace import LayerPace
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.progress import NO_PROGRESS, ProgressDeadline
 from shoal_worker_gpu.sequence import SequenceKey, SequenceTable, StageSequence
@@ -28,7 +29,6 @@ from shoal_worker_gpu.step_queue import StepQueue, WorkItem, WorkRow
 log = logging.getLogger(__name__)
 
 _F32_BYTES = 4
-_LAYER_TIME_WEIGHT = 0.1
 _WATCH_INTERVAL_S = 0.25
 
 
@@ -74,7 +74,7 @@ class StageCore:
         self.node_id = node_id
         self.incarnation = incarnation
         self.table = SequenceTable(backend, clock)
-        self.layer_time_us = 0.0
+        self.pace = LayerPace()
         self.outlet: Outlet | None = None
         self._deadline = ProgressDeadline()
         self._overdue_at: float | None = None
@@ -220,14 +220,11 @@ class StageCore:
         return StepInput(rows, layers, activations=[item.activations for item in items])
 
     def _measure(self, step: StepInput, compute_us: int) -> None:
-        token_count = sum(row.count for row in step.rows)
+        prompt_tokens = sum(row.count for row in step.rows if row.count > 1)
+        decode_rows = sum(1 for row in step.rows if row.count == 1)
         self._metrics.step_seconds.observe(compute_us / 1e6)
-        self._metrics.step_rows.observe(token_count)
-        if token_count == len(step.rows):
-            measured = compute_us / len(step.layers)
-            if self.layer_time_us:
-                measured = self.layer_time_us + _LAYER_TIME_WEIGHT * (measured - self.layer_time_us)
-            self.layer_time_us = measured
+        self._metrics.step_rows.observe(prompt_tokens + decode_rows)
+        self.pace.observe(decode_rows, prompt_tokens, compute_us / len(step.layers))
 
     def _refuse_all(self, items: list[WorkItem], error: ShoalError) -> None:
         for item in items:
@@ -254,7 +251,6 @@ class StageCore:
                 layer_stop=layers.stop,
                 queue_us=max(0, int((started - item.arrived_at) * 1e6)),
                 compute_us=compute_us,
-                wire_us=item.wire_us,
                 row_count=item.token_count,
             )
             self.outlet.deliver(

@@ -27,15 +27,21 @@ _SMALL_STAGE_BYTES = 200 << 20
 T = TypeVar("T")
 
 
-def load_stage_of(model: LocalModel, settings: Settings, thread_share: int) -> Backend:
+def load_stage_of(
+    model: LocalModel,
+    settings: Settings,
+    thread_share: int,
+    memory_max_bytes: int | None = None,
+) -> Backend:
     """Load the layers of `model`, on the CPU where the device has no room and settings allow it.
 
+    memory_max_bytes: what the stage may take of what is free; None: all of it.
     Raises ModelDoesNotFit before anything is read, DeviceOutOfMemory, and what loading raises.
     """
     try:
         return first_with_room(
             devices_to_try(settings.device, cpu_fallback=settings.cpu_fallback),
-            lambda device: _load_on(device, model, settings, thread_share),
+            lambda device: _load_on(device, model, settings, thread_share, memory_max_bytes),
         )
     finally:
         model.source.close()
@@ -57,7 +63,13 @@ def first_with_room(devices: Sequence[str], load_on: Callable[[str], T]) -> T:
     return load_on(last)
 
 
-def _load_on(device: str, model: LocalModel, settings: Settings, thread_share: int) -> Backend:
+def _load_on(
+    device: str,
+    model: LocalModel,
+    settings: Settings,
+    thread_share: int,
+    memory_max_bytes: int | None,
+) -> Backend:
     import torch
 
     from shoal_engine.loading import plan_stage
@@ -66,9 +78,11 @@ def _load_on(device: str, model: LocalModel, settings: Settings, thread_share: i
 
     options = stage_options(settings, device)
     plan = plan_stage(model.folder, LayerRange(*model.layers), options, model.source)
-    blocks = kv_block_count(
-        model.model, memory_need(plan, settings), free_bytes(device), settings.kv_memory_mb
-    )
+    room = free_bytes(device)
+    if memory_max_bytes is not None:
+        room = min(room, memory_max_bytes)
+    need = memory_need(plan, settings)
+    blocks = kv_block_count(model.model, need, room, settings.kv_memory_mb)
     threads = thread_count(settings.threads, thread_share, plan.weight_bytes)
     log.info(
         "memory divided",

@@ -43,7 +43,6 @@ class WorkItem:
     activations: memoryview | bytes = b""
     timings: list[stage_pb2.StageTiming] = field(default_factory=list)
     arrived_at: float = 0.0
-    wire_us: int = 0
     pipeline: PipelineName | None = None
     layers: LayerRange | None = None
 

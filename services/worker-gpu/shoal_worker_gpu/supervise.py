@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,8 @@ class SupervisedEngine:
 
     `status` is always current enough to be beaten: FAILED the moment the process is gone.
     program: what is run, with the order's file as its last argument. kv: hears which prefixes the
-    child holds. relieve: asked with the reason of a refusal; True when another try may do better.
+    child holds. memory_left: asked, before each start, for the bytes the child may take; None: what
+    is free. relieve: asked with the reason of a refusal; True when another try may do better.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class SupervisedEngine:
         program: Sequence[str] = (sys.executable, "-m", "shoal_worker_gpu.engine_child"),
         kv: KvMirror | None = None,
         relieve: Callable[[str], Awaitable[bool]] = _no_relief,
+        memory_left: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.order = order
         self.pid = 0
+        self.links: list[pipeline_pb2.LinkTime] = []
         self._clock = clock
         self._metrics = metrics
         self._on_change = on_change
@@ -78,6 +82,7 @@ class SupervisedEngine:
         self._kv = kv
         self._process: asyncio.subprocess.Process | None = None
         self._relieve = relieve
+        self._memory_left = memory_left
         self._stopping = asyncio.Event()
         self._asked_again = asyncio.Event()
         self._last_words = ""
@@ -190,7 +195,7 @@ class SupervisedEngine:
         order_file.unlink(missing_ok=True)
         handle = os.open(order_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
-            file.write(self.order.dump())
+            file.write(replace(self.order, memory_max_bytes=self._memory_left()).dump())
         return await asyncio.create_subprocess_exec(
             *self._program, str(order_file), env=engine_environment()
         )
@@ -214,6 +219,7 @@ class SupervisedEngine:
                 else:
                     silent_polls = 0
                     self._heard(response.engine)
+                    self.links = list(response.links)
                     kv_seen = self._heard_kv(response)
                 await self._clock.sleep(_POLL_INTERVAL_S)
         finally:
