@@ -75,6 +75,7 @@ class Prompts:
         """Raises InvalidRequest for what the caller must change."""
         state = await self._directory.find(task.model)
         tokens, reading, prompt_ids = await self._prompt(task, state)
+        max_tokens = self._token_budget(task, len(prompt_ids), state.context_length)
         return Prepared(
             request_id=request_id,
             task=task,
@@ -84,8 +85,8 @@ class Prompts:
             reading=reading,
             prompt_ids=prompt_ids,
             sampling=resolve(task, self._defaults, tokens.generation_config),
-            grammar=grammar_of(task, reading),
-            max_tokens=self._token_budget(task, len(prompt_ids), state.context_length),
+            grammar=grammar_of(task, reading, max_tokens),
+            max_tokens=max_tokens,
         )
 
     async def count_tokens(self, task: ChatTask) -> int:
@@ -103,7 +104,7 @@ class Prompts:
     ) -> tuple[ModelTokens, Reading, tuple[int, ...]]:
         await self._refuse_images(task, state)
         _refuse_unsupported(task)
-        await self._refuse_level(task, state)
+        task = await self._with_level(task, state)
         tokens = await self._library.tokens(state.model, state.revision)
         if task.raw_prompt is not None:
             # What goes on from a raw prompt is text, whatever it looks like.
@@ -151,17 +152,13 @@ class Prompts:
                 param=f"messages[{index}].content",
             )
 
-    async def _refuse_level(self, task: ChatTask, state: router_pb2.ModelState) -> None:
+    async def _with_level(self, task: ChatTask, state: router_pb2.ModelState) -> ChatTask:
+        """The task with the level that its model has."""
         level = task.thinking.level
         if not level:
-            return
-        traits = await self._traits.of(state)
-        if not traits.takes_level(level):
-            raise InvalidRequest(
-                f"model '{state.model}' thinks at the levels {', '.join(traits.thinking_levels)}, "
-                f"not '{level}'",
-                param="reasoning_effort",
-            )
+            return task
+        nearest = (await self._traits.of(state)).nearest_level(level)
+        return replace(task, thinking=replace(task.thinking, level=nearest))
 
     def _token_budget(self, task: ChatTask, prompt_tokens: int, context_length: int) -> int:
         """An explicit max_tokens must fit the context; a default takes the room that is left."""

@@ -26,6 +26,8 @@ READ_TIMEOUT_S = 2.0
 VISION_KEYS = ("vision_config", "vision_tower", "mm_vision_tower", "visual")
 SWITCH = ("on", "off")
 EFFORTS = ("low", "medium", "high")
+# From none to most; between neighbours it is as far everywhere.
+_RANKS = {level: rank for rank, level in enumerate(("off", "minimal", *EFFORTS, "xhigh"))}
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,25 @@ class ModelTraits:
     needs_vision_encoder: bool = False
     thinking_levels: tuple[str, ...] = ()
 
-    def takes_level(self, level: str) -> bool:
-        """Any level where the model has no choice, which then changes nothing. An effort switches
-        a switch on; `on` leaves the effort to the model."""
+    def nearest_level(self, level: str) -> str:
+        """The model's own level that is nearest to one asked for; of two as near, the one that
+        thinks less, but whoever asks for thoughts gets some where there are any.
+
+        Any level stays as it is where the model has no choice, which then changes nothing. An
+        effort switches a switch on; `on` leaves the effort to the model.
+        """
         levels = self.thinking_levels
         if not levels or not level or level in levels:
-            return True
-        has_efforts = any(known not in SWITCH for known in levels)
+            return level
+        efforts = [known for known in levels if known not in SWITCH]
+        if not efforts:
+            if level == "off":
+                return "on"
+            return level if "on" in levels else "off"
         if level == "on":
-            return has_efforts
-        return level != "off" and "on" in levels and not has_efforts
+            return level
+        asked = _RANKS[level]
+        return min(efforts, key=lambda known: (abs(_RANKS[known] - asked), _RANKS[known]))
 
 
 def traits_of(files: Mapping[str, bytes]) -> ModelTraits:

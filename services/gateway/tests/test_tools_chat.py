@@ -216,22 +216,17 @@ async def test_a_reply_whose_thoughts_the_template_closed_has_none(start_fleet: 
         assert choice.message.content == "Yes."
 
 
-async def test_levels_that_a_model_does_not_take_are_refused(start_fleet: Any) -> None:
-    efforts = THINKING_TEMPLATE.replace("enable_thinking", "reasoning_effort")
-    for template, settings, refused, taken in (
-        (THINKING_TEMPLATE, {}, [], ["none", "high"]),
-        (efforts, {}, ["none", "xhigh"], ["low", "high"]),
-        ("{{ messages }}", {}, [], ["none", "high"]),
-        ("{{ messages }}", {"thinking_supported": True, "thinking_levels": ("on",)}, ["none"],
-         ["high"]),
-    ):  # fmt: skip
-        async with start_fleet(template=template, **settings) as fleet, client_of(fleet) as client:
-            for effort in refused:
-                with pytest.raises(openai.BadRequestError) as caught:
-                    await whole(client, reasoning_effort=effort)
-                assert caught.value.param == "reasoning_effort"
-            for effort in taken:
+async def test_a_level_that_a_model_lacks_becomes_its_nearest(start_fleet: Any) -> None:
+    efforts, switch = "{{ reasoning_effort }}", "{{ reasoning_effort }} {{ enable_thinking }}"
+    for template, shown in (
+        (efforts, {"none": "low", "minimal": "low", "medium": "medium", "xhigh": "high"}),
+        (switch, {"none": "False", "high": "high True"}),
+    ):
+        async with start_fleet(template=template) as fleet, client_of(fleet) as client:
+            for effort, prompt in shown.items():
                 await whole(client, reasoning_effort=effort)
+                ids = fleet.stage.requests[-1].token_ids.ids
+                assert fleet.tokens.tokenizer.decode(ids).strip() == prompt
 
 
 @pytest.mark.parametrize(

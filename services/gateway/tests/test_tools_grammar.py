@@ -12,11 +12,12 @@ from tokenizers import AddedToken, Tokenizer
 from shoal_common.tokens import ModelTokens
 from shoal_gateway.collect import Collected
 from shoal_gateway.shape import Reading, ReadingRules, reading_of
-from shoal_gateway.task import ChatTask, Message, ReplyFormat, TextDelta, Tool, ToolChoice
+from shoal_gateway.task import ChatTask, Message, ReplyFormat, TextDelta, Thinking, Tool, ToolChoice
 from shoal_gateway.tools.grammar import grammar_of
 
 llguidance = pytest.importorskip("llguidance")
 
+MAX_TOKENS = 100
 TOKENIZER = Path(__file__).parents[3] / "models" / "heavyweight" / "tokenizer.json"
 SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>")
 PLAIN = ("<think>", "</think>")
@@ -60,7 +61,7 @@ class Judge:
         self._table = llguidance.LLTokenizer(source, n_vocab=size, eos_token=[2])
 
     def accepts(self, task: ChatTask, reading: Reading, text: str) -> bool:
-        spec = grammar_of(task, reading)
+        spec = grammar_of(task, reading, MAX_TOKENS)
         assert spec is not None
         assert spec.WhichOneof("kind") == "lark", spec
         source = llguidance.LLMatcher.grammar_from_lark(spec.lark)
@@ -159,6 +160,59 @@ def test_thoughts_come_first_and_are_free(judge: Judge, tokens: ModelTokens) -> 
     assert not judge.accepts(asked, kept, f"<think>no</think>{call}")
 
 
+THINKS = "<tool_call> <think>"
+INSIDE = "<|im_start|>assistant\n<think>\n"
+
+
+@pytest.mark.parametrize(("prompt", "opening"), [(INSIDE, ""), ("", "<think>")])
+def test_thoughts_end_at_their_budget(
+    prompt: str, opening: str, judge: Judge, tokens: ModelTokens
+) -> None:
+    words = "one two three four five"
+    budget = len(tokens.encode(words))
+    plain = task(tool_choice=ToolChoice(), thinking=Thinking("on", budget))
+    how = reading_of(plain, THINKS, prompt, tokens, ReadingRules())
+    call = CALLS[0][1] % PARIS
+    assert judge.accepts(plain, how, f"{opening}{words}</think>\n\nYes, {words} <b>. {call}")
+    assert judge.accepts(plain, how, f"{opening}one</think>")
+    assert not judge.accepts(plain, how, f"{opening}{words} six</think>Yes.")
+    assert not judge.accepts(plain, how, f"{opening}{words}")
+    demanded = replace(plain, tool_choice=REQUIRED)
+    assert judge.accepts(demanded, how, f"{opening}{words}</think>\n{call}")
+    assert not judge.accepts(demanded, how, f"{opening}{words} six</think>\n{call}")
+    formatted = replace(plain, tools=(), reply_format=ReplyFormat("json_object", "f"))
+    how = reading_of(formatted, THINKS, prompt, tokens, ReadingRules())
+    assert judge.accepts(formatted, how, f"{opening}{words}</think>\n{{}}")
+    assert not judge.accepts(formatted, how, f"{opening}{words} six</think>\n{{}}")
+
+
+def test_a_reply_with_a_budget_need_not_think(judge: Judge, tokens: ModelTokens) -> None:
+    asked = task(tool_choice=ToolChoice(), thinking=Thinking("on", 2))
+    how = reading_of(asked, THINKS, "", tokens, ReadingRules())
+    for text in ("", "Yes, that is so. 🦈", CALLS[0][1] % PARIS):
+        assert judge.accepts(asked, how, text)
+    done = reading_of(asked, THINKS, "<think>\n\n</think>", tokens, ReadingRules())
+    assert grammar_of(asked, done, MAX_TOKENS) is None
+
+
+def test_marks_of_calls_follow_bounded_thoughts(judge: Judge, tokens: ModelTokens) -> None:
+    asked = task(tool_choice=ToolChoice(), thinking=Thinking("on", 2))
+    how = reading_of(asked, "[TOOL_CALLS] [ARGS] <think>", INSIDE, tokens, ReadingRules())
+    call = CALLS[2][1] % PARIS
+    assert judge.accepts(asked, how, f"a</think>So: {call}{call}")
+
+
+def test_budgets_that_bound_nothing_cost_no_grammar(tokens: ModelTokens) -> None:
+    asked = task(tool_choice=ToolChoice(), thinking=Thinking("on", MAX_TOKENS))
+    for template, prompt in ((THINKS, INSIDE), ("", ""), ("[THINK]", "[THINK]")):
+        how = reading_of(asked, template, prompt, tokens, ReadingRules())
+        assert grammar_of(asked, how, MAX_TOKENS) is None
+    # Marks that are several tokens of the vocabulary bound nothing.
+    less = replace(asked, thinking=Thinking("on", 2))
+    how = reading_of(less, "[THINK]", "[THINK]", tokens, ReadingRules())
+    assert grammar_of(less, how, MAX_TOKENS) is None
+
+
 @pytest.mark.parametrize(
     ("reply_format", "good", "bad"),
     [
@@ -190,16 +244,16 @@ def test_demanded_calls_win_over_a_format(judge: Judge, tokens: ModelTokens) -> 
 
 def test_nothing_is_held_to_where_nothing_is_demanded(tokens: ModelTokens) -> None:
     asked = task(tool_choice=ToolChoice())
-    assert grammar_of(asked, reading(asked, tokens, "hermes")) is None
+    assert grammar_of(asked, reading(asked, tokens, "hermes"), MAX_TOKENS) is None
     strict = replace(asked, tools=(replace(WEATHER, is_strict=True),))
-    assert grammar_of(strict, reading(strict, tokens, "hermes")) is None
+    assert grammar_of(strict, reading(strict, tokens, "hermes"), MAX_TOKENS) is None
     off = reading_of(task(), "<tool_call>", "", tokens, ReadingRules(tool_mode="off"))
-    assert grammar_of(task(), off) is None
+    assert grammar_of(task(), off, MAX_TOKENS) is None
 
 
 def test_a_format_alone_is_left_to_the_engine(tokens: ModelTokens) -> None:
     asked = task(tools=(), tool_choice=ToolChoice(), reply_format=ReplyFormat("regex", "f", "a+"))
-    spec = grammar_of(asked, reading(asked, tokens, "hermes"))
+    spec = grammar_of(asked, reading(asked, tokens, "hermes"), MAX_TOKENS)
     assert spec is not None
     assert spec.regex == "a+"
 
@@ -223,7 +277,7 @@ def test_schemas_too_large_for_an_engine_give_way_to_names(
     tools = tuple(Tool(f"t{i}", parameters={"properties": properties}) for i in range(60))
     asked = task(tools=tools)
     how = reading(asked, tokens, "json")
-    spec = grammar_of(asked, how)
+    spec = grammar_of(asked, how, MAX_TOKENS)
     assert spec is not None
     assert len(spec.lark.encode()) < 60 * 1024
     assert judge.accepts(asked, how, '{"name": "t59", "arguments": {"anything": 1}}')

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from shoal_common.errors import PlanUnavailable
-from shoal_gateway.traits import ModelTraits, traits_of
+from shoal_gateway.traits import EFFORTS, SWITCH, ModelTraits, traits_of
 
 KEY = "k" * 64
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -119,3 +119,27 @@ async def test_a_plan_error_of_one_prompt_is_the_answer_to_all(fleet: Any) -> No
     fleet.router.error = PlanUnavailable("nobody holds layers 2 to 4")
     status, _ = await ask(fleet, "/v1/completions", {"prompt": ["a", "b"]})
     assert status == 503
+
+
+@pytest.mark.parametrize(
+    ("levels", "asked", "nearest"),
+    [
+        ((), "xhigh", "xhigh"),
+        (EFFORTS, "", ""),
+        (EFFORTS, "medium", "medium"),
+        (EFFORTS, "off", "low"),
+        (EFFORTS, "minimal", "low"),
+        (EFFORTS, "xhigh", "high"),
+        (EFFORTS, "on", "on"),
+        (("low", "high"), "medium", "low"),
+        (("off", "high"), "minimal", "high"),
+        (("on", "off", "high"), "low", "high"),
+        (SWITCH, "off", "off"),
+        (SWITCH, "high", "high"),
+        (("on",), "off", "on"),
+        (("off",), "high", "off"),
+        (("off",), "on", "off"),
+    ],
+)
+def test_levels_lead_to_the_nearest(levels: tuple[str, ...], asked: str, nearest: str) -> None:
+    assert ModelTraits(thinking_levels=levels).nearest_level(asked) == nearest

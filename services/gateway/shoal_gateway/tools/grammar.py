@@ -1,4 +1,5 @@
-"""What an engine holds a reply to, where calls are demanded or a format is. Pure.
+"""What an engine holds a reply to, where calls are demanded, a format is, or thoughts have a
+budget. Pure.
 
 Written in llguidance's dialect of Lark. A mark that is a token of its own can be written as that
 token only; spelled out it is allowed too.
@@ -21,23 +22,25 @@ GRAMMAR_BYTES_MAX = 60 * 1024
 _JSON_RULES = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\t]{1,20}"}
 
 
-def grammar_of(task: ChatTask, reading: Reading) -> chat_pb2.GrammarSpec | None:
+def grammar_of(task: ChatTask, reading: Reading, max_tokens: int) -> chat_pb2.GrammarSpec | None:
     """None for a reply that may be anything.
 
     Tool calls win over a format where they are demanded; where they are merely allowed the reply
-    is calls or the format. What a model thinks first is free.
+    is calls or the format. What a model thinks first is free, up to its budget of tokens, at which
+    nothing but the mark may follow that closes the thoughts; a budget of `max_tokens` bounds none.
     """
     asked = task.reply_format
     tools = _demanded(task) if task.tool_choice.mode in ("required", "named") else ()
     choices = task.tools if asked and reading.tool_format and not tools else tools
     thinks = reading.starts_inside or (reading.may_think and reading.splits_thoughts)
+    budget = _budget(task, reading, max_tokens) if thinks else None
     if not choices or reading.tool_format is None:
-        if asked is None:
+        if asked is None and budget is None:
             return None
-        if not thinks:
+        if asked is not None and not thinks:
             return _plain(asked)
     for is_loose in (False, True):
-        source = _source(None if tools else asked, choices, reading, is_loose)
+        source = _source(None if tools else asked, choices, reading, is_loose, budget)
         if len(source.encode()) <= GRAMMAR_BYTES_MAX:
             break
     return chat_pb2.GrammarSpec(lark=source)
@@ -46,6 +49,15 @@ def grammar_of(task: ChatTask, reading: Reading) -> chat_pb2.GrammarSpec | None:
 def _demanded(task: ChatTask) -> tuple[Tool, ...]:
     name = task.tool_choice.name
     return tuple(tool for tool in task.tools if not name or tool.name == name)
+
+
+def _budget(task: ChatTask, reading: Reading, max_tokens: int) -> int | None:
+    """Tokens that the thoughts may have, None for any number. A mark that is several tokens would
+    have to be looked for behind every one, which is not worth it: all that think have a token."""
+    budget = task.thinking.budget_tokens
+    if budget is None or budget >= max_tokens or reading.thinking is None:
+        return None
+    return budget if reading.thinking.closing in reading.mark_ids else None
 
 
 def _plain(asked: ReplyFormat) -> chat_pb2.GrammarSpec:
@@ -59,7 +71,11 @@ def _plain(asked: ReplyFormat) -> chat_pb2.GrammarSpec:
 
 
 def _source(
-    asked: ReplyFormat | None, tools: Sequence[Tool], reading: Reading, is_loose: bool
+    asked: ReplyFormat | None,
+    tools: Sequence[Tool],
+    reading: Reading,
+    is_loose: bool,
+    budget: int | None,
 ) -> str:
     bodies: list[str] = []
     rules: list[str] = []
@@ -69,23 +85,53 @@ def _source(
     if asked is not None:
         bodies.append("answer")
         rules.append(f"answer: {_answer(asked)}")
+    if not bodies:
+        bodies.append("anything")
+        rules += _anything(reading)
     body = f"({' | '.join(bodies)})"
-    return "\n".join([f"start: {_thoughts(reading, rules)}{body}", *rules]) + "\n"
+    return "\n".join([f"start: {_thoughts(reading, rules, budget)}{body}", *rules]) + "\n"
 
 
-def _thoughts(reading: Reading, rules: list[str]) -> str:
+def _anything(reading: Reading) -> list[str]:
+    """Text and the marks of calls, but no thoughts spelled out where they may begin."""
+    known = reading.tool_format.marks if reading.tool_format is not None else ()
+    marks = " | ".join(f"<[{reading.mark_ids[m]}]>" for m in known if m in reading.mark_ids)
+    rest = f" (({marks}) TEXT)*" if marks else ""
+    if reading.thinking is None or reading.starts_inside:
+        return [f"anything: TEXT{rest}", r"TEXT: /(.|\n)*/"]
+    opening = _literal(reading.thinking.opening)
+    return [
+        f"anything: FIRST?{rest}",
+        rf"FIRST: /(.|\n)+/ & ~/[ \n\t\r]*{opening}(.|\n)*/",
+        r"TEXT: /(.|\n)*/",
+    ]
+
+
+def _literal(text: str) -> str:
+    """As part of an expression between slashes."""
+    return text.replace("/", r"\/").replace("[", r"\[").replace("]", r"\]")
+
+
+def _thoughts(reading: Reading, rules: list[str], budget: int | None) -> str:
     """The rule's text in front of the reply; its parts are added to `rules`."""
     marks = reading.thinking
     may_open = reading.may_think and reading.splits_thoughts
     if marks is None or not (reading.starts_inside or may_open):
         return ""
-    # A closing mark that is text ends the thoughts at its first occurrence.
-    pattern = marks.closing.replace("/", r"\/").replace("[", r"\[").replace("]", r"\]")
-    rules.append(f"spelled[lazy]: /(.|\\n)*{pattern}/")
-    ends = ["spelled"]
-    if marks.closing in reading.mark_ids:
-        rules.append(f"thought: /(.|\\n)*/ <[{reading.mark_ids[marks.closing]}]>")
-        ends.append("thought")
+    pattern = _literal(marks.closing)
+    if budget is not None:
+        # Spelled out it would end the thoughts for whoever reads them, and not for the grammar.
+        rules.append(rf"UNCLOSED: /(.|\n)*/ & ~/(.|\n)*{pattern}(.|\n)*/")
+        rules.append(f"bounded[max_tokens={budget}]: UNCLOSED")
+        rules.append(f"thought: bounded <[{reading.mark_ids[marks.closing]}]>")
+        ends = ["thought"]
+    else:
+        # A closing mark that is text ends the thoughts at its first occurrence.
+        rules.append(f"spelled[lazy]: /(.|\\n)*{pattern}/")
+        ends = ["spelled"]
+        if marks.closing in reading.mark_ids:
+            rules.append(f"thought: /(.|\\n)*/ <[{reading.mark_ids[marks.closing]}]>")
+            ends.append("thought")
     rules.append(f"thoughts: ({' | '.join(ends)}) /[ \\n]{{0,4}}/")
     if reading.starts_inside:
         return "thoughts "
