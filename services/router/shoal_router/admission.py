@@ -60,7 +60,7 @@ class Admission:
         self, bounds: Bounds | None = None, tiers: Tiers | None = None, clock: Clock | None = None
     ) -> None:
         self.choose: Choose = self.least_loaded
-        self._bounds = bounds or Bounds()
+        self.bounds = bounds or Bounds()
         self._tiers = tiers or FixedTiers()
         self._clock = clock or SystemClock()
         self._loads: Counter[str] = Counter()
@@ -77,6 +77,9 @@ class Admission:
     @property
     def in_flight_count(self) -> int:
         return self._in_flight.total()
+
+    def in_flight_of(self, model: str) -> int:
+        return self._in_flight[model]
 
     @property
     def waiting_count(self) -> int:
@@ -198,7 +201,7 @@ class Admission:
                 later.append(ticket)
             elif pipeline := self._chosen(ticket, free):
                 return ticket, pipeline
-        if self._bounds.tenant_slots:
+        if self.bounds.tenant_slots:
             return None
         return next(((t, p) for t in later if (p := self._chosen(t, free))), None)
 
@@ -207,7 +210,7 @@ class Admission:
         return self.choose(ticket, usable) if usable else None
 
     def _has_its_share(self, ticket: Ticket) -> bool:
-        slot_count = self._bounds.tenant_slots or sum(self._carried.values())
+        slot_count = self.bounds.tenant_slots or sum(self._carried.values())
         return self._held[ticket.tenant] >= slots_of(ticket.standing.tier, slot_count)
 
     def _take(self, ticket: Ticket, pipeline: Pipeline) -> None:
@@ -232,7 +235,7 @@ class Admission:
         That is the newcomer itself, unless a tenant holds more places for its tier than the
         newcomer's: else one tenant could lock all others out.
         """
-        if self.waiting_count <= self._bounds.waiting_max:
+        if self.waiting_count <= self.bounds.waiting_max:
             return
         waiting = [t for line in self._lines.values() for t in line.tickets() if t.attempt == 0]
         places = Counter(t.tenant for t in waiting)
@@ -250,7 +253,7 @@ class Admission:
         wait_s = RETRY_UNKNOWN_S if ticket.expected_wait_s is None else ticket.expected_wait_s
         return QueueFull(
             ticket.model,
-            self._bounds.waiting_max,
+            self.bounds.waiting_max,
             ticket.position,
             min(max(wait_s, 1.0), RETRY_S_MAX),
         )
@@ -261,7 +264,7 @@ class Admission:
         self._first_step_s[model] = min((p.time_us for p in pipelines), default=0) / 1e6
 
     def _limit(self, running_max: int) -> int:
-        most = self._bounds.in_flight_max
+        most = self.bounds.in_flight_max
         return min(most, running_max) if running_max else most
 
     def _pace(self, model: str) -> Pace:

@@ -22,6 +22,7 @@ from shoal_router.admission import Admission, Bounds
 from shoal_router.announcements import SUBJECT as ANNOUNCEMENTS
 from shoal_router.announcements import Announcements, parse_announcement
 from shoal_router.errors import MalformedAnnouncement, MalformedBeat
+from shoal_router.explain import Explainer
 from shoal_router.fleet_view import BeatOutcome, FleetView
 from shoal_router.loading import LoadOptions, Loads
 from shoal_router.metrics import Metrics
@@ -31,6 +32,8 @@ from shoal_router.peers import Agents, GrpcAgents
 from shoal_router.pipeline import Costs
 from shoal_router.placement import Links
 from shoal_router.planner import Planner, PlannerOptions
+from shoal_router.rebalance import RebalanceOptions, Rebalancer
+from shoal_router.rebalancing import Rebalancing
 from shoal_router.rpc import RouterRpc
 from shoal_router.settings import Settings
 from shoal_router.tiers import FixedTiers, Tier
@@ -96,8 +99,28 @@ async def running(
     offers = Offers(view, announcements, orders, _offer_options(settings))
     loads = Loads(view, announcements, offers, orders, clock, _load_options(settings), metrics)
     planner = Planner(view, admission, clock, _planner_options(settings), announcements, loads)
+    rebalancing = Rebalancing(
+        view,
+        offers,
+        orders,
+        loads,
+        Rebalancer(_rebalance_options(settings)),
+        admission.waiting_models,
+        clock,
+        metrics,
+        drain_s=settings.rebalance_drain_s,
+    )
     metrics.watch(view, admission)
-    servicer = RouterRpc(planner, view, metrics, clock, open_timeout_s=settings.open_timeout_s)
+    explainer = Explainer(planner, admission, offers.considered)
+    servicer = RouterRpc(
+        planner,
+        view,
+        metrics,
+        clock,
+        admission,
+        explainer,
+        open_timeout_s=settings.open_timeout_s,
+    )
     server = serve(
         settings.listen_address,
         token=settings.fleet.secret_token(),
@@ -121,6 +144,9 @@ async def running(
         stack.push_async_callback(orders.stop)
         ticker = asyncio.create_task(tick(planner, clock, settings.tick_s))
         stack.push_async_callback(_cancelled, ticker)
+        if settings.rebalance:
+            mover = asyncio.create_task(rebalancing.run(settings.rebalance_tick_s))
+            stack.push_async_callback(_cancelled, mover)
         grpc_address = await server.start()
         stack.push_async_callback(server.stop)
         try:
@@ -181,6 +207,16 @@ def _load_options(settings: Settings) -> LoadOptions:
     return LoadOptions(
         wait_s=settings.load_wait_s,
         retry_s=settings.load_retry_s,
+    )
+
+
+def _rebalance_options(settings: Settings) -> RebalanceOptions:
+    return RebalanceOptions(
+        gain=settings.rebalance_gain,
+        horizon_s=settings.rebalance_horizon_s,
+        ticks=settings.rebalance_ticks,
+        cooldown_s=settings.rebalance_cooldown_s,
+        replicas_min=settings.rebalance_min_replicas,
     )
 
 

@@ -6,8 +6,9 @@ Does not know: what is decided from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from shoal.worker.v1 import pipeline_pb2 as pb
@@ -120,13 +121,18 @@ class Offers:
 
         goal: ONE_WAY unless the model is held completely; then what more machines would bring.
         """
+        considered = self.considered(model, goal)
+        return None if considered is None else considered()
+
+    def considered(self, model: str, goal: Goal | None = None) -> Callable[[], Placements] | None:
+        """`placements` of the fleet as it is now, to be computed later, in any thread."""
         shape = self.shape(model)
         if shape is None:
             return None
         machines = self.machines(model, shape)
         if goal is None:
             goal = Goal.SPREAD if covers(machines, shape.layer_count) else Goal.ONE_WAY
-        return place(shape, machines, self.links(), goal)
+        return partial(place, shape, machines, self.links(), goal)
 
     def _machine(
         self, beat: pb.WorkerBeat, shape: ModelShape, promised_bytes: int, layer_us: float

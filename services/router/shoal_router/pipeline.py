@@ -61,6 +61,10 @@ class Pipeline:
     time_us: int
     revision: int = 0
     """Set by the planner: grows when engines behind the same `pipeline_id` change."""
+    weight: float = 0.0
+    """Its share of the model's requests when all pipelines are full, 0 to 1."""
+    steps_per_s: float = 0.0
+    """What it carries then, one token each."""
 
     @property
     def pipeline_id(self) -> str:

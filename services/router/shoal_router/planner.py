@@ -109,14 +109,18 @@ class Planner:
 
     def open(self, request: Request) -> Ticket:
         """A ticket that runs or waits. Raises UnknownModel, Unavailable or Overloaded."""
+        ticket = self.probe(request)
+        self._enter(ticket)
+        return ticket
+
+    def probe(self, request: Request) -> Ticket:
+        """A ticket that takes no place. Raises UnknownModel and RouterStarting."""
         self.refresh()
         if request.model not in self._models():
             raise self._unknown(request.model)
         now_s = self._clock.monotonic()
         self._arrivals += 1
-        ticket = Ticket(request, self._arrivals, opened_at_s=now_s, served_at_s=now_s)
-        self._enter(ticket)
-        return ticket
+        return Ticket(request, self._arrivals, opened_at_s=now_s, served_at_s=now_s)
 
     def stage_lost(self, ticket: Ticket, attempt: int, node_id: str, incarnation: str) -> None:
         """The driver lost a stage: another plan follows, or the ticket fails.
@@ -221,7 +225,7 @@ class Planner:
         if not any(ticket.may_use(p) for p in pipelines):
             is_coming = self._is_coming(ticket)
             if not is_coming and self._options.plan_wait_s == 0:
-                raise self._why_not(ticket)
+                raise self.why_not(ticket)
         self._admission.enter(ticket, pipelines)
 
     def _is_coming(self, ticket: Ticket) -> bool:
@@ -251,7 +255,7 @@ class Planner:
             elif self._comes_or_fails(ticket):
                 continue
             elif now_s - ticket.served_at_s >= self._options.plan_wait_s:
-                self._admission.fail(ticket, self._why_not(ticket))
+                self._admission.fail(ticket, self.why_not(ticket))
 
     def _comes_or_fails(self, ticket: Ticket) -> bool:
         """True when loading the ticket's model decides about it, one way or the other."""
@@ -267,7 +271,7 @@ class Planner:
             return RouterStarting(model, uptime_s)
         return UnknownModel(model, self._models())
 
-    def _why_not(self, ticket: Ticket) -> ShoalError:
+    def why_not(self, ticket: Ticket) -> ShoalError:
         """The error that tells an operator what is missing."""
         model = ticket.model
         if self._pipelines.get(model):

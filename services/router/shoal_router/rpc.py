@@ -14,16 +14,21 @@ from shoal.router.v1 import router_pb2_grpc
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock
 from shoal_common.errors import InvalidRequest, ShoalError
+from shoal_router.admission import Admission
+from shoal_router.explain import Explainer, Explanation, Way
 from shoal_router.fleet_view import FleetView
 from shoal_router.metrics import Metrics
 from shoal_router.pipeline import Pipeline
+from shoal_router.placement import Candidate
 from shoal_router.planner import ModelState, Planner, Readiness
 from shoal_router.request import Request
 from shoal_router.ticket import Ticket
+from shoal_router.tiers import Tier
 
 log = logging.getLogger(__name__)
 
 ID_LENGTH_MAX = 256
+PLACEMENTS_MAX = 32
 _READINESS = {
     Readiness.READY: pb.MODEL_READINESS_READY,
     Readiness.LOADING: pb.MODEL_READINESS_LOADING,
@@ -41,6 +46,8 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
         view: FleetView,
         metrics: Metrics,
         clock: Clock,
+        admission: Admission,
+        explainer: Explainer,
         *,
         open_timeout_s: float = 5.0,
     ) -> None:
@@ -48,6 +55,8 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
         self._view = view
         self._metrics = metrics
         self._clock = clock
+        self._admission = admission
+        self._explainer = explainer
         self._open_timeout_s = open_timeout_s
 
     async def Plan(
@@ -74,7 +83,9 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext[pb.ListModelsRequest, pb.ListModelsResponse],
     ) -> pb.ListModelsResponse:
         with self._metrics.requests.observed("ListModels"):
-            return pb.ListModelsResponse(models=map(_model_state, self._planner.model_states()))
+            return pb.ListModelsResponse(
+                models=map(self._model_state, self._planner.model_states())
+            )
 
     async def GetFleet(
         self,
@@ -88,8 +99,42 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
                 )
                 for worker, silent_s, is_alive in self._view.workers()
             ]
-            pipelines = map(pipeline_message, self._planner.all_pipelines())
-            return pb.GetFleetResponse(workers=workers, pipelines=pipelines)
+            pipelines = self._planner.all_pipelines()
+            waiting = self._admission.waiting_by_tier
+            return pb.GetFleetResponse(
+                workers=workers,
+                pipelines=map(pipeline_message, pipelines),
+                uses=map(self._use, pipelines),
+                queues=[
+                    pb.TierQueue(tier=_tier(t), waiting_count=waiting(t)) for t in reversed(Tier)
+                ],
+                waiting_max=self._admission.bounds.waiting_max,
+            )
+
+    async def ExplainPlan(
+        self,
+        request: pb.ExplainPlanRequest,
+        context: grpc.aio.ServicerContext[pb.ExplainPlanRequest, pb.ExplainPlanResponse],
+    ) -> pb.ExplainPlanResponse:
+        with self._metrics.requests.observed("ExplainPlan"):
+            _check(request.open)
+            explained = await self._explainer.explain(request_of(request.open))
+            return explanation_message(explained)
+
+    def _use(self, pipeline: Pipeline) -> pb.PipelineUse:
+        return pb.PipelineUse(
+            pipeline_id=pipeline.pipeline_id,
+            predicted_step_us=pipeline.time_us,
+            tokens_per_s=pipeline.steps_per_s,
+            weight=pipeline.weight,
+            in_flight_count=self._admission.load(pipeline),
+        )
+
+    def _model_state(self, state: ModelState) -> pb.ModelState:
+        message = _model_state(state)
+        message.waiting_count = len(self._admission.waiting(state.model))
+        message.in_flight_count = self._admission.in_flight_of(state.model)
+        return message
 
     async def _opening(self, requests: AsyncIterator[pb.PlanRequest]) -> pb.PlanOpen:
         try:
@@ -101,10 +146,7 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
             ) from err
         if first is None or first.WhichOneof("event") != "open":
             raise InvalidRequest("the first message of a plan stream must be PlanOpen")
-        if not 0 < len(first.open.model) <= ID_LENGTH_MAX:
-            raise InvalidRequest(f"model must have 1 to {ID_LENGTH_MAX} characters", param="model")
-        if len(first.open.request_id) > ID_LENGTH_MAX:
-            raise InvalidRequest(f"request_id is over {ID_LENGTH_MAX} characters", "request_id")
+        _check(first.open)
         return first.open
 
     async def _listen(self, requests: AsyncIterator[pb.PlanRequest], ticket: Ticket) -> None:
@@ -164,6 +206,14 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
         reader.result()
 
 
+def _check(opening: pb.PlanOpen) -> None:
+    if not 0 < len(opening.model) <= ID_LENGTH_MAX:
+        raise InvalidRequest(f"model must have 1 to {ID_LENGTH_MAX} characters", param="model")
+    for name in ("request_id", "tenant", "session_id"):
+        if len(getattr(opening, name)) > ID_LENGTH_MAX:
+            raise InvalidRequest(f"{name} is over {ID_LENGTH_MAX} characters", param=name)
+
+
 def request_of(opening: pb.PlanOpen) -> Request:
     return Request(
         request_id=opening.request_id,
@@ -203,6 +253,50 @@ def pipeline_message(pipeline: Pipeline) -> pipeline_pb2.Pipeline:
     )
 
 
+def explanation_message(explained: Explanation) -> pb.ExplainPlanResponse:
+    placements = explained.placements.candidates if explained.placements else ()
+    return pb.ExplainPlanResponse(
+        candidates=map(_way_message, explained.ways),
+        placements=map(_placement_message, placements[:PLACEMENTS_MAX]),
+        waiting_count=explained.waiting_count,
+        tier=_tier(explained.tier),
+        problem=explained.problem,
+    )
+
+
+def _way_message(way: Way) -> pb.PlanCandidate:
+    return pb.PlanCandidate(
+        pipeline=pipeline_message(way.pipeline),
+        predicted_step_us=way.pipeline.time_us,
+        tokens_per_s=way.pipeline.steps_per_s,
+        weight=way.pipeline.weight,
+        in_flight_count=way.in_flight_count,
+        held_token_count=way.weighed.held_token_count,
+        cost_us=way.weighed.cost_us,
+        is_chosen=way.is_chosen,
+        reason=way.reason,
+    )
+
+
+def _placement_message(candidate: Candidate) -> pb.PlacementCandidate:
+    return pb.PlacementCandidate(
+        name=candidate.name,
+        ranges=[
+            pb.PlacedRange(
+                node_id=each.node_id,
+                layers=pipeline_pb2.LayerRange(
+                    layer_start=each.layer_start, layer_stop=each.layer_stop
+                ),
+            )
+            for each in candidate.ranges
+        ],
+        tokens_per_s=candidate.tokens_per_s,
+        step_us=round(candidate.step_us) if math.isfinite(candidate.step_us) else 0,
+        is_chosen=candidate.is_chosen,
+        reason=candidate.reason,
+    )
+
+
 def _model_state(state: ModelState) -> pb.ModelState:
     return pb.ModelState(
         model=state.model,
@@ -225,3 +319,7 @@ def _model_state(state: ModelState) -> pb.ModelState:
 def _milliseconds(seconds: float | None) -> int:
     """Rounded up, so that 0 means that nothing is known; bounded as the wire is."""
     return 0 if seconds is None else min(math.ceil(seconds * 1000), 2**32 - 1)
+
+
+def _tier(tier: Tier) -> str:
+    return f"TIER_{tier.name}"
