@@ -27,7 +27,7 @@ VISION_KEYS = ("vision_config", "vision_tower", "mm_vision_tower", "visual")
 SWITCH = ("on", "off")
 EFFORTS = ("low", "medium", "high")
 # From none to most; between neighbours it is as far everywhere.
-_RANKS = {level: rank for rank, level in enumerate(("off", "minimal", *EFFORTS, "xhigh"))}
+_RANKS = {level: rank for rank, level in enumerate(("off", "minimal", *EFFORTS, "xhigh", "max"))}
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ async def test_a_plan_error_of_one_prompt_is_the_answer_to_all(fleet: Any) -> No
         (EFFORTS, "off", "low"),
         (EFFORTS, "minimal", "low"),
         (EFFORTS, "xhigh", "high"),
+        (EFFORTS, "max", "high"),
         (EFFORTS, "on", "on"),
         (("low", "high"), "medium", "low"),
         (("off", "high"), "minimal", "high"),
