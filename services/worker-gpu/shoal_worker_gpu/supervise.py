@@ -218,8 +218,8 @@ class SupervisedEngine:
                     self._heard_nothing(silent_polls, err)
                 else:
                     silent_polls = 0
-                    self._heard(response.engine)
                     self.links = list(response.links)
+                    self._heard(response.engine)
                     kv_seen = self._heard_kv(response)
                 await self._clock.sleep(_POLL_INTERVAL_S)
         finally:

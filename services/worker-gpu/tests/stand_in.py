@@ -1,7 +1,8 @@
 """A program that answers like an engine child, without its minutes of loading.
 
 What it says of itself is read, at every question, from a file beside its ready file, named after
-its model: `heavyweight.json` with fields of EngineStatus.
+its model: `heavyweight.json` with fields of EngineStatus, and `links` as LinkTimes. Its weights are
+as large as it may be.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Engine(stage_pb2_grpc.StageServiceServicer):
     def __init__(self, order: Order) -> None:
         self._path = order.ready_file.with_name(f"{order.assignment.model}.json")
         self._model = order.assignment.model
+        self._memory_max_bytes = order.memory_max_bytes or 0
 
     async def GetEngine(
         self, request: stage_pb2.GetEngineRequest, context: object
@@ -43,8 +45,10 @@ class Engine(stage_pb2_grpc.StageServiceServicer):
         fields: dict[str, Any] = {"state": "ENGINE_STATE_READY", "idle_ms": "3600000"}
         if self._path.exists():
             fields |= json.loads(self._path.read_text())
-        status = json_format.ParseDict(fields, pipeline_pb2.EngineStatus(model=self._model))
-        return stage_pb2.GetEngineResponse(engine=status)
+        links = [pipeline_pb2.LinkTime(**link) for link in fields.pop("links", [])]
+        status = pipeline_pb2.EngineStatus(model=self._model, weight_bytes=self._memory_max_bytes)
+        json_format.ParseDict(fields, status)
+        return stage_pb2.GetEngineResponse(engine=status, links=links)
 
 
 async def main(order: Order) -> None:

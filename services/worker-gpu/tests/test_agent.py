@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from shoal.shard_store.v1.announcement_pb2 import ModelAnnouncement
 from shoal.worker.v1 import pipeline_pb2, worker_pb2
+from shoal_common.host import host_id
 from shoal_common.ids import Incarnation, NodeId
 from shoal_worker_gpu.agent import Agent
 from shoal_worker_gpu.agent_rpc import WorkerRpc
@@ -83,6 +84,9 @@ class Machine:
         if not found:
             return "gone"
         return pipeline_pb2.EngineState.Name(found[0].state).removeprefix("ENGINE_STATE_").lower()
+
+    def links(self) -> dict[str, int]:
+        return {link.node_id: link.rtt_us for link in self.agent.beat().links}
 
     def states(self) -> dict[str, str]:
         return {engine.model: self.state(engine.model) for engine in self.agent.beat().engines}
@@ -207,3 +211,55 @@ async def test_what_was_refused_is_shown_with_its_reason_and_then_dropped(tmp_pa
         await machine.until_states(first="ready")
         machine.says("first", state="ENGINE_STATE_FAILED", detail="UNTRUSTED_CHECKPOINT: a pickle")
         await machine.until(lambda: not machine.states())
+
+
+async def test_a_part_that_a_router_chose_may_leave_again(tmp_path: Path) -> None:
+    async with machine_of(tmp_path, idle_model_s=5) as machine:
+        machine.announce("first")
+        machine.agent.load(Assignment("first", 0, 3))
+        await machine.until_states(first="ready")
+        assert not machine.agent.beat().engines[0].is_pinned
+        await machine.until(lambda: not machine.states())
+
+
+async def test_nothing_leaves_a_locked_machine_for_being_idle(tmp_path: Path) -> None:
+    async with machine_of(tmp_path, idle_model_s=1e-6, is_locked=True) as machine:
+        machine.announce("first")
+        await machine.load("first")
+        await machine.until_states(first="ready")
+        await machine.agent._end_outlived()
+        assert machine.states() == {"first": "ready"}
+        assert machine.agent.beat().is_locked
+
+
+async def test_a_beat_says_where_the_machine_stands_and_how_far_others_are(tmp_path: Path) -> None:
+    async with machine_of(tmp_path, reach="lan", fleet={"region": "DE"}) as machine:
+        machine.says("first", links=[{"node_id": "near", "rtt_us": 300}])
+        machine.says(
+            "second", links=[{"node_id": "near", "rtt_us": 200}, {"node_id": "w", "rtt_us": 1}]
+        )
+        await machine.load("first")
+        await machine.load("second")
+        await machine.until_states(first="ready", second="ready")
+        await machine.until(lambda: machine.links() == {"near": 200})
+        beat = machine.agent.beat()
+        assert (beat.host_id, beat.region) == (host_id(), "DE")
+        assert beat.reach == pipeline_pb2.REACH_LAN
+        assert (beat.memory_max_bytes, beat.is_locked) == (0, False)
+
+
+async def test_engines_together_take_no_more_than_they_may(tmp_path: Path) -> None:
+    async with machine_of(tmp_path, memory_max_mb=300) as machine:
+        assert machine.agent.beat().memory_max_bytes == 300 * MIB
+        assert machine.agent.beat().memory_free_bytes == 300 * MIB
+        await machine.load("first")
+        await machine.until_states(first="ready")
+        taken = machine.agent.beat().engines[0].memory_bytes
+        assert machine.agent.beat().memory_free_bytes <= 300 * MIB - taken + MIB
+        await machine.load("second")
+        await machine.until_states(first="ready", second="ready")
+        allowed = {e.model: e.weight_bytes for e in machine.agent.beat().engines}
+        assert allowed["first"] == 300 * MIB
+        assert 0 < allowed["second"] < 300 * MIB
+        machine.free_bytes = 5 * MIB
+        assert machine.agent.beat().memory_free_bytes == 5 * MIB
