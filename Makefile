@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down check test test-all e2e proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway demo-models clean
+.PHONY: help setup up down check test test-all e2e sim proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway demo-models clean
 
 ##@ Start
 help: ## Show the targets
@@ -42,6 +42,10 @@ test-all: setup ## Every test that needs no accelerator and no container engine
 
 e2e: setup ## Only the tests that start real processes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/e2e $(ARGS)
+
+SEEDS ?= 500
+sim: setup ## Whole fleets on virtual time with seeded faults; SEEDS=500, ARGS="--first 1000"
+	OMP_NUM_THREADS=1 $(PY) -m tests.sim --seeds $(SEEDS) $(ARGS)
 
 ##@ Generate
 proto: setup ## Generate protos/gen from the contracts

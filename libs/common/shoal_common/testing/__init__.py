@@ -8,6 +8,9 @@ fleet can run in one process. Tests import from the modules:
     rpc.py     MemoryRpc: gRPC without sockets
     nats.py    start_nats: a real nats-server on a free port
     engine.py  FakeEngine: the next token is a hash of all before it
+    virtual_time.py  run_virtual: an event loop that jumps to its next timer, shared by processes
+                     that can be frozen
+    weather.py  Weather: delays, silence and resets between the hosts of a simulated fleet
     waiting.py eventually: until another process or thread has done something
 """
 

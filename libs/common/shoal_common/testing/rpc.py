@@ -1,15 +1,18 @@
 """gRPC without sockets: generated stubs and servicers, joined in memory.
 
 Messages are serialised on the way, calls pass the same guard (token, errors, deadline) as on a
-real server, and deadlines run on the clock given.
+real server, and deadlines run on the clock given. With a `Weather`, what is sent takes its time,
+and processes (`virtual_time.in_process`) can vanish from the network.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,6 +24,8 @@ from shoal_common.rpc.channel import CallingChannel, RpcChannel
 from shoal_common.rpc.guard import Guard, parts_of
 from shoal_common.rpc.server import RpcServer
 from shoal_common.testing.calls import ClientCall, Exchange, ServerContext
+from shoal_common.testing.virtual_time import PROCESS
+from shoal_common.testing.weather import CONNECT_TIMEOUT_S, Weather, host_of
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +36,19 @@ class MemoryRpc:
     `server` and `channel` stand for `RpcServer(...)` and `RpcChannel(...)`.
     """
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, weather: Weather | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
+        self._weather = weather
         self._ports = itertools.count(40_000)
         self._servers: dict[str, MemoryServer] = {}
+        self._exchanges: dict[Exchange, None] = {}
+        if weather is not None:
+            weather.on_silence = self._silent
+
+    @property
+    def open_calls(self) -> list[Exchange]:
+        """Calls that have not ended at both ends, in the order in which they began."""
+        return list(self._exchanges)
 
     def server(
         self, address: str, *, token: str = "", drain_timeout_s: float = 10.0
@@ -58,18 +72,71 @@ class MemoryRpc:
     def release(self, address: str) -> None:
         self._servers.pop(address, None)
 
-    def dial(self, address: str, method: str, exchange: Exchange) -> None:
-        """Hand a call to the server at `address`; without one it ends as UNAVAILABLE."""
+    def begin(self, address: str, method: str, metadata: Any, timeout_s: float | None) -> Exchange:
+        """A call to the server at `address`; without one it ends as UNAVAILABLE."""
+        exchange = Exchange(
+            method, tuple(metadata or ()), timeout_s, self._clock, PROCESS.get(), self._weather
+        )
         server = self._servers.get(address)
+        exchange.target = address.rpartition(":")[0] if server is None else server.process
+        self._exchanges[exchange] = None
+        for end in (exchange.status, exchange.served):
+            end.add_done_callback(lambda _: self._forget_ended(exchange))
         if exchange.ends_at is not None:
             exchange.spawn(exchange.expire())
-        if server is None:
-            exchange.finish(grpc.StatusCode.UNAVAILABLE, f"no server at memory {address}")
-        else:
-            server.accept(method, exchange)
+        if self._weather is not None:
+            loop = asyncio.get_running_loop()
+            nowhere = contextvars.Context()
+            loop.call_later(CONNECT_TIMEOUT_S, self._unreached, exchange, context=nowhere)
+        exchange.to_server(lambda: self._arrived(address, exchange))
+        return exchange
 
-    def exchange(self, metadata: Any, timeout_s: float | None) -> Exchange:
-        return Exchange(tuple(metadata or ()), timeout_s, self._clock)
+    def kill(self, process: str) -> None:
+        """The process is gone: its ports are closed, and its peers hear of it."""
+        for address, server in list(self._servers.items()):
+            if server.process == process:
+                self.release(address)
+        for exchange in self.open_calls:
+            self._reset(exchange, process)
+
+    def give_up(self, process: str) -> None:
+        """Connections with a process that answers nothing for too long end, at both ends."""
+        for exchange in self.open_calls:
+            if process in (exchange.source, exchange.target):
+                self._break(exchange)
+
+    def _arrived(self, address: str, exchange: Exchange) -> None:
+        server = self._servers.get(address)
+        if exchange.status.done():
+            exchange.drop_served("the caller is gone")
+        elif server is None:
+            exchange.drop_served("there is no server")
+            exchange.to_client(lambda: exchange.drop(f"no server at memory {address}"))
+        else:
+            server.accept(exchange)
+
+    def _unreached(self, exchange: Exchange) -> None:
+        if exchange.server_task is None and not exchange.status.done():
+            exchange.drop("failed to connect: timed out")
+
+    def _reset(self, exchange: Exchange, process: str) -> None:
+        if exchange.source == process:
+            exchange.to_server(lambda: exchange.drop_served("Socket closed"))
+        if exchange.target == process:
+            exchange.to_client(lambda: exchange.drop("Socket closed"))
+
+    def _silent(self, source: str, target: str) -> None:
+        for exchange in self.open_calls:
+            if {host_of(exchange.source), host_of(exchange.target)} == {source, target}:
+                self._break(exchange)
+
+    def _break(self, exchange: Exchange) -> None:
+        exchange.drop("keepalive watchdog timeout")
+        exchange.drop_served("keepalive watchdog timeout")
+
+    def _forget_ended(self, exchange: Exchange) -> None:
+        if exchange.status.done() and exchange.served.done():
+            self._exchanges.pop(exchange, None)
 
 
 class MemoryServer(RpcServer):
@@ -81,8 +148,14 @@ class MemoryServer(RpcServer):
         super().__init__(address, token=token, drain_timeout_s=drain_timeout_s)
         self._network = network
         self._handlers: dict[str, Any] = {}
-        self._calls: set[Exchange] = set()
+        self._calls: dict[Exchange, None] = {}
+        self._context = contextvars.copy_context()
         self._is_listening = False
+
+    @property
+    def process(self) -> str:
+        """The process that has made it."""
+        return self._context.get(PROCESS, "")
 
     async def start(self) -> str:
         assert not self._is_listening, "a server starts once"
@@ -113,19 +186,20 @@ class MemoryServer(RpcServer):
         self._network.release(self.address)
         self._end_calls("Socket closed")
 
-    def accept(self, method: str, exchange: Exchange) -> None:
-        """Begin to serve a call."""
-        handler = self._handlers.get(method)
+    def accept(self, exchange: Exchange) -> None:
+        """Begin to serve a call, in the server's own context."""
+        handler = self._handlers.get(exchange.method)
         if handler is None:
-            exchange.finish(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            exchange.answer(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
             return
-        self._calls.add(exchange)
-        exchange.status.add_done_callback(lambda _: self._calls.discard(exchange))
-        exchange.server_task = exchange.spawn(_serve(self._guard, method, handler, exchange))
+        self._calls[exchange] = None
+        exchange.served.add_done_callback(lambda _: self._calls.pop(exchange, None))
+        exchange.serve(_serve(self._guard, exchange.method, handler, exchange), self._context)
 
     def _end_calls(self, details: str) -> None:
         for exchange in list(self._calls):
-            exchange.finish(grpc.StatusCode.UNAVAILABLE, details, discard=True)
+            exchange.drop_served(details)
+            exchange.to_client(partial(exchange.drop, details))
 
 
 class MemoryChannel(RpcChannel):
@@ -144,7 +218,7 @@ class _Wire(grpc.aio.Channel):
     def __init__(self, network: MemoryRpc, address: str) -> None:
         self._network = network
         self._address = address
-        self._calls: set[Exchange] = set()
+        self._calls: dict[Exchange, None] = {}
         self._is_closed = False
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -172,10 +246,9 @@ class _Wire(grpc.aio.Channel):
         ) -> ClientCall:
             if self._is_closed:
                 raise grpc.aio.UsageError("Channel is closed.")
-            exchange = self._network.exchange(metadata, timeout)
-            self._calls.add(exchange)
-            exchange.status.add_done_callback(lambda _: self._calls.discard(exchange))
-            self._network.dial(self._address, method, exchange)
+            exchange = self._network.begin(self._address, method, metadata, timeout)
+            self._calls[exchange] = None
+            exchange.status.add_done_callback(lambda _: self._calls.pop(exchange, None))
             if not is_streaming:
                 exchange.spawn(_send(exchange, request_serializer, [request]))
             elif request is not None:
@@ -237,7 +310,7 @@ async def _serve(guard: Guard, method: str, handler: Any, exchange: Exchange) ->
     except grpc.aio.AbortError:
         pass  # the context has set the status
     finally:
-        exchange.finish(grpc.StatusCode.CANCELLED, "the handler was cancelled")
+        exchange.answer(grpc.StatusCode.CANCELLED, "the handler was cancelled")
 
 
 async def _received(exchange: Exchange, deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
@@ -253,7 +326,7 @@ async def _send(exchange: Exchange, serialize: Callable[[Any], bytes], requests:
     except Exception:
         log.exception("requests of a call failed")
         exchange.finish(grpc.StatusCode.CANCELLED, "its requests failed", discard=True)
-    await exchange.requests.close()
+    exchange.requests.close()
 
 
 async def _each(requests: Any) -> AsyncIterator[Any]:
