@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from shoal_gateway.task import ChatTask, Message, Thinking, Tool, ToolCall
 _PROBE_NAME = "probe"
 _PROBE_TEXT = '{"needle_key": "needle value"}'
 _NEEDLE = re.compile(r'(?<!\\)"needle_key": ?"needle value"')
+# Between what stood in neighbouring messages.
+_BETWEEN = "\n\n"
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _EFFORTS = frozenset({"minimal", "low", "medium", "high", "xhigh"})
 
@@ -77,6 +79,54 @@ def _probe(arguments: Any, call_count: int) -> list[dict[str, Any]]:
         {"role": "assistant", "content": "", "tool_calls": calls},
         *results,
     ]
+
+
+def alternatives(messages: tuple[Message, ...]) -> list[tuple[Message, ...]]:
+    """The same conversation for templates that want turns to alternate, or know no system.
+
+    Nearest to what was said first; none that is what was said.
+    """
+    merged = _merged(messages)
+    folded = _merged(_without_system(merged))
+    found = [merged] if merged != messages else []
+    return [*found, folded] if folded != merged else found
+
+
+def _merged(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Neighbours of one role as one message. Results of tools stay apart: each has its call."""
+    turns: list[list[Message]] = []
+    for message in messages:
+        if turns and message.role == turns[-1][0].role != "tool":
+            turns[-1].append(message)
+        else:
+            turns.append([message])
+    return tuple(_joined(turn) for turn in turns)
+
+
+def _joined(turn: list[Message]) -> Message:
+    """One message that says what several said."""
+    if len(turn) == 1:
+        return turn[0]
+    text, images = "", []
+    for message in turn:
+        if text and message.text:
+            text += _BETWEEN
+        images += [replace(image, offset=image.offset + len(text)) for image in message.images]
+        text += message.text
+    return replace(
+        turn[0],
+        text=text,
+        images=tuple(images),
+        tool_calls=tuple(call for message in turn for call in message.tool_calls),
+        reasoning=_BETWEEN.join(message.reasoning for message in turn if message.reasoning),
+        # It proves one message's thoughts, not those of several.
+        signature="",
+    )
+
+
+def _without_system(messages: tuple[Message, ...]) -> list[Message]:
+    """What the system says, said by the user."""
+    return [replace(m, role="user") if m.role == "system" else m for m in messages]
 
 
 def template_variables(

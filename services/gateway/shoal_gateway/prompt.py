@@ -6,6 +6,7 @@ Owns what is known of a request before it is planned. Does not run it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from shoal.common.v1 import chat_pb2
@@ -14,6 +15,7 @@ from shoal_common.errors import InvalidRequest, PromptTooLong
 from shoal_common.tokens import ModelTokens, TemplateFailed, TemplateRenderer
 from shoal_gateway.conversation import (
     HistoryStyle,
+    alternatives,
     needs_style,
     probe_conversations,
     style_of,
@@ -117,14 +119,29 @@ class Prompts:
             begun = task.messages[-1].text
             task = replace(task, messages=task.messages[:-1])
         style = await self._style(source, tokens) if needs_style(task) else HistoryStyle()
-        variables = template_variables(task, tokens.special_tokens, style)
-        prompt = await self._renderer.render(source, variables)
+        prompt = await self._rendered(source, task, tokens, style)
         # Before what is begun: it is the template that opens thoughts.
         reading = reading_of(task, source, prompt, tokens, self._rules)
         prompt += begun
         if len(prompt) <= INLINE_PROMPT_CHARS_MAX:
             return tokens, reading, tuple(tokens.encode(prompt))
         return tokens, reading, tuple(await asyncio.to_thread(tokens.encode, prompt))
+
+    async def _rendered(
+        self, source: str, task: ChatTask, tokens: ModelTokens, style: HistoryStyle
+    ) -> str:
+        """The prompt. A template that refuses the turns as they are gets them merged, since
+        clients send what their users wrote and know nothing of templates."""
+        variables = template_variables(task, tokens.special_tokens, style)
+        try:
+            return await self._renderer.render(source, variables)
+        except TemplateFailed:
+            for messages in alternatives(task.messages):
+                other = replace(task, messages=messages)
+                variables = template_variables(other, tokens.special_tokens, style)
+                with suppress(TemplateFailed):
+                    return await self._renderer.render(source, variables)
+            raise
 
     async def _style(self, source: str, tokens: ModelTokens) -> HistoryStyle:
         """What the template wants of earlier calls; asked once."""
