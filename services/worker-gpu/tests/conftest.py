@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
@@ -53,6 +54,11 @@ class Node(Generic[B]):
         self._clock = clock or SystemClock()
         self._settings = settings
         self._running: asyncio.Task[None] | None = None
+
+    def rename(self, name: str) -> None:
+        """Before `start`."""
+        self.name = name
+        self.speaker = replace(self.speaker, node_id=name)
 
     async def start(self) -> None:
         self.engine = build_engine(
