@@ -85,13 +85,7 @@ async def running(
     to, over gRPC unless said.
     """
     metrics = Metrics(new_registry())
-    view = FleetView(
-        clock,
-        heartbeat_timeout_s=settings.heartbeat_timeout_s,
-        forget_after_s=settings.forget_after_s,
-        suspect_s=settings.suspect_s,
-        node_count_max=settings.node_count_max,
-    )
+    view = _view(settings, clock)
     admission = Admission(_bounds(settings), _tiers(settings), clock)
     announcements = Announcements(clock, settings.announce_timeout_s)
     agents = agents or GrpcAgents(settings.fleet.secret_token(), settings.load_call_timeout_s)
@@ -99,17 +93,7 @@ async def running(
     offers = Offers(view, announcements, orders, _offer_options(settings))
     loads = Loads(view, announcements, offers, orders, clock, _load_options(settings), metrics)
     planner = Planner(view, admission, clock, _planner_options(settings), announcements, loads)
-    rebalancing = Rebalancing(
-        view,
-        offers,
-        orders,
-        loads,
-        Rebalancer(_rebalance_options(settings)),
-        admission.waiting_models,
-        clock,
-        metrics,
-        drain_s=settings.rebalance_drain_s,
-    )
+    rebalancing = _rebalancing(settings, view, offers, orders, loads, admission, metrics, clock)
     metrics.watch(view, admission)
     explainer = Explainer(planner, admission, offers.considered)
     servicer = RouterRpc(
@@ -142,11 +126,10 @@ async def running(
         heard = await bus.subscribe(ANNOUNCEMENTS, listener.on_announcement, queue_size=4096)
         stack.push_async_callback(heard.stop)
         stack.push_async_callback(orders.stop)
-        ticker = asyncio.create_task(tick(planner, clock, settings.tick_s))
-        stack.push_async_callback(_cancelled, ticker)
-        if settings.rebalance:
-            mover = asyncio.create_task(rebalancing.run(settings.rebalance_tick_s))
-            stack.push_async_callback(_cancelled, mover)
+        works = [tick(planner, clock, settings.tick_s)]
+        works += [rebalancing.run(settings.rebalance_tick_s)] if settings.rebalance else []
+        for work in works:
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
         grpc_address = await server.start()
         stack.push_async_callback(server.stop)
         try:
@@ -207,6 +190,40 @@ def _load_options(settings: Settings) -> LoadOptions:
     return LoadOptions(
         wait_s=settings.load_wait_s,
         retry_s=settings.load_retry_s,
+    )
+
+
+def _view(settings: Settings, clock: Clock) -> FleetView:
+    return FleetView(
+        clock,
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        forget_after_s=settings.forget_after_s,
+        suspect_s=settings.suspect_s,
+        node_count_max=settings.node_count_max,
+    )
+
+
+def _rebalancing(
+    settings: Settings,
+    view: FleetView,
+    offers: Offers,
+    orders: Orders,
+    loads: Loads,
+    admission: Admission,
+    metrics: Metrics,
+    clock: Clock,
+) -> Rebalancing:
+    return Rebalancing(
+        view,
+        offers,
+        orders,
+        loads,
+        Rebalancer(_rebalance_options(settings)),
+        admission.waiting_models,
+        clock,
+        metrics,
+        drain_s=settings.rebalance_drain_s,
+        used_s=settings.rebalance_horizon_s,
     )
 
 

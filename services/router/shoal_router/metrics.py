@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from shoal_common.metrics import RequestMetrics, counter, gauge, histogram
 from shoal_router.admission import Admission
 from shoal_router.fleet_view import BeatOutcome, FleetView
+from shoal_router.rebalance import MoveKind
 from shoal_router.tiers import Tier
 
 SERVICE = "router"
@@ -31,6 +32,7 @@ class Metrics:
         self._loads = counter(
             registry, SERVICE, "loads", "Models loaded on demand, by outcome.", ("outcome",)
         )
+        self._moves = counter(registry, SERVICE, "moves", "Orders given by rebalancing.", ("kind",))
         self._announcements = counter(
             registry, SERVICE, "announcements", "Announced models by outcome.", ("outcome",)
         )
@@ -65,6 +67,9 @@ class Metrics:
 
     def count_load(self, outcome: LoadOutcome) -> None:
         self._loads.labels(outcome.value).inc()
+
+    def count_move(self, kind: MoveKind) -> None:
+        self._moves.labels(kind.value).inc()
 
     def count_announcement(self, *, is_malformed: bool) -> None:
         self._announcements.labels("malformed" if is_malformed else "heard").inc()

@@ -57,6 +57,22 @@ class Settings(ServiceSettings, service="router"):
     """Tokens whose KV an engine must have room for, where a worker is chosen."""
     tick_s: float = Field(default=0.25, gt=0, le=10)
     """How often the fleet is looked at while no beat arrives."""
+    rebalance: bool = True
+    """Let the router move layers between workers where that makes busy models faster."""
+    rebalance_tick_s: float = Field(default=10.0, gt=0, le=3600)
+    """How often the placement of every model is looked at."""
+    rebalance_ticks: int = Field(default=3, ge=3, le=1000)
+    """Looks in a row that must want the same before a layer moves."""
+    rebalance_gain: float = Field(default=0.2, gt=0, le=100)
+    """A placement must be better by this share before layers move for it."""
+    rebalance_horizon_s: float = Field(default=600.0, gt=0, le=86400)
+    """Time in which a better placement must pay for the loading."""
+    rebalance_cooldown_s: float = Field(default=300.0, ge=0, le=86400)
+    """Rest of a model after a move, unless layers of it are missing."""
+    rebalance_min_replicas: int = Field(default=2, ge=1, le=64)
+    """Engines that must hold a layer before another one may leave as superfluous."""
+    rebalance_drain_s: float = Field(default=60.0, ge=0, le=3600)
+    """Time for what runs on layers that are to leave."""
     layer_time_us: int = Field(default=2000, ge=1)
     """Assumed time of one layer and step where no engine of the model has measured any."""
     link_us: int = Field(default=1000, ge=0)

@@ -15,7 +15,10 @@ spread     a model of which more is asked than it gives
 """
 
 from shoal_router.placement.candidates import Candidate, Goal, Placements
+from shoal_router.placement.drawing import gaps
 from shoal_router.placement.machines import Fit, Held, Links, Machine, PlacedRange
+from shoal_router.placement.predict import step_us, tokens_per_s
+from shoal_router.placement.room import Room
 from shoal_router.placement.search import place
 from shoal_router.placement.shape import ModelShape
 
@@ -29,5 +32,9 @@ __all__ = [
     "ModelShape",
     "PlacedRange",
     "Placements",
+    "Room",
+    "gaps",
     "place",
+    "step_us",
+    "tokens_per_s",
 ]
