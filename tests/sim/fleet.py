@@ -36,13 +36,13 @@ from shoal_router.app import Router, running
 from shoal_router.settings import Settings as RouterSettings
 from shoal_router.testing import FakeAgents
 from shoal_worker_gpu.backends.base import StepInput
-from shoal_worker_gpu.engine_child import build_engine, run_engine
+from shoal_worker_gpu.engine_child import build_engine, note_load, run_engine
 from shoal_worker_gpu.kv_journal import KvMirror
 from shoal_worker_gpu.links import Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.rpc import Engine, StageRpc
 from shoal_worker_gpu.settings import Settings as WorkerSettings
-from tests.sim.model import LayeredBackend
+from tests.sim.model import KV_FORMAT, LayeredBackend
 from tests.sim.scenario import CONTEXT_LENGTH, LAYER_COUNT, Scenario, Worker
 
 MODEL = "model"
@@ -175,6 +175,8 @@ class EngineProcess(Process):
             backend="torch_shard",
             block_size_tokens=fleet.scenario.block_size_tokens,
             context_length=CONTEXT_LENGTH,
+            kv_format=KV_FORMAT,
+            running_max=fleet.scenario.running_max,
         )
 
     async def main(self) -> None:
@@ -193,12 +195,7 @@ class EngineProcess(Process):
             await self.engine.links.close()
 
     def status(self) -> pipeline_pb2.EngineStatus:
-        backend = self.engine.core.backend
-        self._status.kv_blocks_total = backend.blocks_total
-        self._status.kv_blocks_free = backend.blocks_free
-        self._status.running_count = self.engine.head.running_count
-        self._status.waiting_count = self.engine.head.waiting_count
-        self._status.layer_time_us = int(self.engine.core.layer_time_us)
+        note_load(self.engine, self._status)
         return self._status
 
     def _build(self) -> Engine:
@@ -309,7 +306,7 @@ class AgentProcess(Process):
         while True:
             engine = self.engine
             if engine is None or not engine.ready.is_set():
-                await self.fleet.clock.sleep(_POLL_INTERVAL_S / 10)
+                await self.fleet.clock.sleep(_POLL_INTERVAL_S / 4)
                 continue
             channel = self.fleet.network.channel(engine.locator)
             kv_seen = 0

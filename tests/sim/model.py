@@ -18,6 +18,7 @@ from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.backends.base import StepInput, StepOutput, StepRow
 
 VOCAB_SIZE = 997
+KV_FORMAT = "layered"
 # One token in a hundred or so ends a reply before its limit.
 STOP_IDS = frozenset(range(2, 12))
 _BYTES = 8
@@ -80,7 +81,7 @@ class LayeredBackend:
         self.block_size_tokens = block_size_tokens
         self.weight_bytes = 0
         self.model_folder: Path | None = None
-        self.kv_format = "layered"
+        self.kv_format = KV_FORMAT
         self.pool = BlockPool(block_count, block_size_tokens, now)
         size_bytes = block_count * block_size_tokens * _BYTES
         self._held = {layer: bytearray(size_bytes) for layer in range(layer_start, layer_stop)}

@@ -70,15 +70,8 @@ class EngineChild:
 
     def status(self) -> pipeline_pb2.EngineStatus:
         """What the agent puts into its beats."""
-        engine = self._rpc.engine
-        if engine is not None:
-            backend = engine.core.backend
-            self._status.kv_blocks_total = backend.blocks_total
-            self._status.kv_blocks_free = backend.blocks_free
-            self._status.running_count = engine.head.running_count
-            self._status.waiting_count = engine.head.waiting_count
-            self._status.layer_time_us = int(engine.core.pace.decode_us)
-            self._status.layer_prefill_ns = int(engine.core.pace.prefill_ns)
+        if self._rpc.engine is not None:
+            note_load(self._rpc.engine, self._status)
         return self._status
 
     async def run(self) -> None:
@@ -198,6 +191,17 @@ class EngineChild:
 def running_max(settings: Settings) -> int:
     """Generations that one head runs at once."""
     return settings.max_running if settings.continuous_batching else 1
+
+
+def note_load(engine: Engine, status: pipeline_pb2.EngineStatus) -> None:
+    """Write into `status` how much of the engine is taken, and how fast it is."""
+    backend = engine.core.backend
+    status.kv_blocks_total = backend.blocks_total
+    status.kv_blocks_free = backend.blocks_free
+    status.running_count = engine.head.running_count
+    status.waiting_count = engine.head.waiting_count
+    status.layer_time_us = int(engine.core.pace.decode_us)
+    status.layer_prefill_ns = int(engine.core.pace.prefill_ns)
 
 
 def head_limits(settings: Settings, context_length: int) -> HeadLimits:

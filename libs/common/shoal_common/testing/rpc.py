@@ -84,7 +84,7 @@ class MemoryRpc:
             end.add_done_callback(lambda _: self._forget_ended(exchange))
         if exchange.ends_at is not None:
             exchange.spawn(exchange.expire())
-        if self._weather is not None:
+        if self._weather is not None and self._weather.is_blocked(exchange.source, exchange.target):
             loop = asyncio.get_running_loop()
             nowhere = contextvars.Context()
             loop.call_later(CONNECT_TIMEOUT_S, self._unreached, exchange, context=nowhere)

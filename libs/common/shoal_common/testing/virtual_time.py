@@ -52,7 +52,7 @@ class LoopClock:
         return 1_700_000_000.0 + self.monotonic()
 
     async def sleep(self, delay_s: float) -> None:
-        await asyncio.sleep(max(0.0, delay_s))
+        await asyncio.sleep(delay_s)
 
 
 class VirtualTask(asyncio.Task[Any]):

@@ -78,7 +78,9 @@ class Weather:
             self.carry(source, target, deliver, lane)
 
     def is_blocked(self, source: str, target: str) -> bool:
-        return (source, target) in self._held
+        """Whether anything sent now stays on the way, here or in the answer."""
+        source, target = host_of(source), host_of(target)
+        return (source, target) in self._held or (target, source) in self._held
 
     def clear(self) -> None:
         """Good weather everywhere."""
