@@ -3,7 +3,9 @@
 CliError
 ├── PortBusy            another program listens where the gateway should
 ├── AlreadyRunning      the data folder has a fleet already
-├── NotRunning          `down` or `status` without a fleet
+├── NotRunning          `down`, `status` or `plan` without a fleet
+├── RouterSilent        the fleet's router does not answer
+├── NoPlan              a request for the model would be refused now
 ├── ModelFolderMissing  no folder with a model there
 ├── ModelRefused        the shard-store does not take the folder in
 ├── BadOptions          options that contradict each other
@@ -61,6 +63,27 @@ class NotRunning(CliError):
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(f"no fleet is running on {data_dir}: start one with `shoal up`")
+
+
+class RouterSilent(CliError):
+    """The fleet is there, and its router is not, or not yet."""
+
+    reason = "ROUTER_SILENT"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"the fleet's router does not answer ({detail}): try again in a few seconds; "
+            "`shoal status` shows whether its process runs"
+        )
+
+
+class NoPlan(CliError):
+    """Nothing could serve a request; the router's words say what is missing."""
+
+    reason = "NO_PLAN"
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"a request for '{model}' would be refused now: {problem}")
 
 
 class ModelFolderMissing(CliError):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -70,6 +70,7 @@ Url = Annotated[
     str | None,
     typer.Option("--url", callback=_checked_url, help="The gateway. Default: the local fleet."),
 ]
+Privacy = Literal["local", "pool", "lan", "public"]
 ModelName = Annotated[
     str | None, typer.Option("--model-name", help="Default: the first model served.")
 ]
@@ -186,20 +187,74 @@ def down(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def status(data_dir: DataDir = None) -> None:
-    """Show processes, workers and models of the local fleet."""
-    from shoal_cli import pids
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between looks.")
+    ] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Machine-readable; with --watch a line for each look.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show processes, workers, layers held, links, pipelines, models and the queue."""
     from shoal_cli import status as view
-    from shoal_cli.errors import NotRunning
 
     folder = cli_settings.load(data_dir).data_dir
-    owner = pids.read_owner(folder)
-    if owner is None:
+
+    async def show() -> None:
+        if as_json:
+            _write_json((await view.look(folder)).as_json(), is_line=watch)
+        elif not watch:
+            _console().print(view.rendered(await view.look(folder)))
+        else:
+            await view.watch(lambda: view.look(folder), _console(), lambda: asyncio.sleep(interval))
+        while as_json and watch:
+            await asyncio.sleep(interval)
+            _write_json((await view.look(folder)).as_json(), is_line=True)
+
+    try:
+        asyncio.run(show())
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A model of the fleet.")],
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=0)] = 0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=0)] = 0,
+    privacy: Annotated[
+        Privacy | None, typer.Option("--privacy", help="How far the prompt may travel.")
+    ] = None,
+    boomerang: Annotated[
+        bool, typer.Option("--boomerang", help="First and last stage on this machine.")
+    ] = False,
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose request; its tier counts.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Explain which machines a request would go to now, and why others lost."""
+    from shoal_cli import peers, pids
+    from shoal_cli import plan as view
+    from shoal_cli.errors import NoPlan, NotRunning
+    from shoal_common.host import host_id
+
+    folder = cli_settings.load(data_dir).data_dir
+    if pids.read_owner(folder) is None:
         raise NotRunning(folder)
-    console = _console()
-    console.print(f"{owner.url} (supervisor: process {owner.pid})")
-    for table in asyncio.run(view.tables(folder)):
-        console.print(table)
+    asked = view.Asked(
+        model, prompt_tokens, max_tokens, privacy or "", boomerang, tenant, host_id()
+    )
+    told = asyncio.run(peers.explain_plan(*peers.router_of(folder), asked.opening()))
+    if as_json:
+        _write_json(view.as_json(model, told))
+    else:
+        for each in view.rendered(model, told):
+            _console().print(each)
+    if told.problem:
+        raise NoPlan(model, told.problem)
 
 
 @app.command()
@@ -377,3 +432,7 @@ def _counter(what: str, total: int) -> Iterator[Callable[[], None]]:
 def _write(text: str) -> None:
     typer.echo(text, nl=False)
     sys.stdout.flush()
+
+
+def _write_json(value: dict[str, Any], *, is_line: bool = False) -> None:
+    _write(json.dumps(value, indent=None if is_line else 2) + "\n")

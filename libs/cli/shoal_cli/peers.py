@@ -1,7 +1,8 @@
-"""The two calls the command makes inside the fleet: importing a model, and looking at the fleet."""
+"""The calls the command makes inside the fleet: importing a model, and asking the router."""
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 from shoal.router.v1 import router_pb2, router_pb2_grpc
 from shoal.shard_store.v1 import shard_store_pb2, shard_store_pb2_grpc
-from shoal_cli.errors import StartFailed
+from shoal_cli.errors import RouterSilent, StartFailed
+from shoal_common.errors import DeadlineExceeded, Unavailable
 from shoal_common.rpc import RpcChannel, translated
 
 _IMPORT_TIMEOUT_S = 3600.0
 _LOOK_TIMEOUT_S = 5.0
+# A placement of a large fleet is computed for it.
+_EXPLAIN_TIMEOUT_S = 60.0
 
 
 async def import_model(
@@ -40,29 +44,53 @@ async def import_model(
         raise StartFailed("import", f"the shard-store ended the import of {model} early")
 
 
+def router_of(data_dir: Path) -> tuple[str, str]:
+    """Address and fleet token of a data folder's router. Raises RouterSilent before it is up."""
+    try:
+        address = json.loads((data_dir / "run" / "router.ready.json").read_bytes())["grpc"]
+        return address, (data_dir / "fleet_token").read_text().strip()
+    except (OSError, ValueError, KeyError) as err:
+        raise RouterSilent("it has not started yet") from err
+
+
 async def get_fleet(address: str, token: str) -> router_pb2.GetFleetResponse:
     """Workers and pipelines as the router sees them. Raises ShoalError."""
-    peer = RpcChannel(address, token=token)
-    try:
-        stub: Any = router_pb2_grpc.RouterServiceStub(peer.channel)
-        with translated():
-            response: router_pb2.GetFleetResponse = await stub.GetFleet(
-                router_pb2.GetFleetRequest(), timeout=_LOOK_TIMEOUT_S
-            )
-            return response
-    finally:
-        await peer.close()
+    response: router_pb2.GetFleetResponse = await _ask(
+        address, token, "GetFleet", router_pb2.GetFleetRequest()
+    )
+    return response
 
 
 async def list_models(address: str, token: str) -> router_pb2.ListModelsResponse:
-    """Models in the beats of the workers. Raises ShoalError."""
+    """Models that are held or could be loaded. Raises ShoalError."""
+    response: router_pb2.ListModelsResponse = await _ask(
+        address, token, "ListModels", router_pb2.ListModelsRequest()
+    )
+    return response
+
+
+async def explain_plan(
+    address: str, token: str, opening: router_pb2.PlanOpen
+) -> router_pb2.ExplainPlanResponse:
+    """What a request would get now, and why. Raises ShoalError."""
+    request = router_pb2.ExplainPlanRequest(open=opening)
+    response: router_pb2.ExplainPlanResponse = await _ask(
+        address, token, "ExplainPlan", request, _EXPLAIN_TIMEOUT_S
+    )
+    return response
+
+
+async def _ask(
+    address: str, token: str, method: str, request: Any, timeout_s: float = _LOOK_TIMEOUT_S
+) -> Any:
     peer = RpcChannel(address, token=token)
     try:
         stub: Any = router_pb2_grpc.RouterServiceStub(peer.channel)
         with translated():
-            response: router_pb2.ListModelsResponse = await stub.ListModels(
-                router_pb2.ListModelsRequest(), timeout=_LOOK_TIMEOUT_S
-            )
-            return response
+            return await getattr(stub, method)(request, timeout=timeout_s)
+    except (Unavailable, DeadlineExceeded) as err:
+        if err.reason in (Unavailable.reason, DeadlineExceeded.reason):
+            raise RouterSilent(str(err)) from err
+        raise
     finally:
         await peer.close()

@@ -1,24 +1,31 @@
-"""What runs for a data folder: its processes, and the workers and pipelines its router sees."""
+"""What runs for a data folder: its processes, and the fleet that its router sees.
+
+Owns one look at it and looking again; `fleet_rows` and `fleet_tables` know what is shown.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from shoal.router.v1 import router_pb2
-from shoal.worker.v1 import pipeline_pb2
-from shoal_cli import peers
+from shoal_cli import peers, pids
+from shoal_cli.errors import NotRunning
 from shoal_cli.fleet import PROCESSES_FILE
-from shoal_common.errors import DeadlineExceeded, Unavailable
-
-log = logging.getLogger(__name__)
+from shoal_cli.fleet_rows import FleetRows, fleet_rows
+from shoal_cli.fleet_tables import tables
+from shoal_common.errors import ShoalError
 
 _MIB = 1 << 20
 _STATE_COLOURS = {"up": "green", "down": "red"}
@@ -71,27 +78,75 @@ def _memory_bytes(pid: int | None) -> int:
     return total
 
 
-async def tables(data_dir: Path) -> list[Table]:
-    """Processes, and what the router sees when it answers."""
-    run_dir = data_dir / "run"
-    found = [service_table(read_services(run_dir / PROCESSES_FILE))]
+@dataclass(frozen=True)
+class Snapshot:
+    """One look. `fleet` is None where the router does not answer; `problem` then says why."""
+
+    url: str
+    pid: int
+    services: tuple[ServiceState, ...]
+    fleet: FleetRows | None
+    problem: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def look(data_dir: Path) -> Snapshot:
+    """What there is now. Raises NotRunning where no fleet is."""
+    owner = pids.read_owner(data_dir)
+    if owner is None:
+        raise NotRunning(data_dir)
+    services = tuple(read_services(data_dir / "run" / PROCESSES_FILE))
+    fleet, problem = None, ""
     try:
-        router = json.loads((run_dir / "router.ready.json").read_bytes())["grpc"]
-        token = (data_dir / "fleet_token").read_text().strip()
-        found.append(fleet_table(await peers.get_fleet(router, token)))
-        found.append(model_table(await peers.list_models(router, token)))
-    except (OSError, ValueError, KeyError, Unavailable, DeadlineExceeded) as err:
-        log.info("router not reached", extra={"error": str(err)})
-    return found
+        router = peers.router_of(data_dir)
+        fleet = fleet_rows(await peers.get_fleet(*router), await peers.list_models(*router))
+    except ShoalError as err:
+        problem = f"nothing is known of workers and models: {err}"
+    return Snapshot(owner.url, owner.pid, services, fleet, problem)
 
 
-def service_table(services: list[ServiceState]) -> Table:
+def rendered(snapshot: Snapshot) -> RenderableType:
+    """The whole look, for a terminal or a file."""
+    parts: list[RenderableType] = [
+        Text(f"{snapshot.url} (supervisor: process {snapshot.pid})"),
+        service_table(snapshot.services),
+    ]
+    if snapshot.fleet is not None:
+        parts += tables(snapshot.fleet)
+    if snapshot.problem:
+        parts.append(Text(snapshot.problem, style="red"))
+    return Group(*parts)
+
+
+async def watch(
+    look_again: Callable[[], Awaitable[Snapshot]],
+    console: Console,
+    pause: Callable[[], Awaitable[None]],
+) -> None:
+    """Shows what `look_again` brings until it raises or is cancelled: in place on a terminal, one
+    look below the other elsewhere."""
+    if not console.is_terminal:
+        while True:
+            console.print(rendered(await look_again()))
+            await pause()
+    first = rendered(await look_again())
+    with Live(first, console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            await pause()
+            now = time.strftime("%H:%M:%S")
+            told = Text(f"{now}; Ctrl-C ends", style="dim")
+            live.update(Group(rendered(await look_again()), told), refresh=True)
+
+
+def service_table(services: Sequence[ServiceState]) -> Table:
     """One row per process."""
     table = Table("service", "state", "process", "address", "MiB", "restarts", title="Processes")
     for each in services:
         colour = _STATE_COLOURS.get(each.state, "yellow")
         table.add_row(
-            each.name,
+            escape(each.name),
             f"[{colour}]{each.state}[/]",
             "-" if each.pid is None else str(each.pid),
             each.address,
@@ -99,57 +154,3 @@ def service_table(services: list[ServiceState]) -> Table:
             str(each.restart_count),
         )
     return table
-
-
-def model_table(models: router_pb2.ListModelsResponse) -> Table:
-    """One row per model: whether every layer is held, and by how many pipelines."""
-    table = Table("model", "state", "layers", "context", "pipelines", title="Models")
-    for model in models.models:
-        missing = ", ".join(
-            f"{each.layer_start}:{each.layer_stop}" for each in model.layers_missing
-        )
-        if model.is_ready:
-            state = "[green]ready[/]"
-        elif model.readiness == router_pb2.MODEL_READINESS_LOADING:
-            state = f"[yellow]loading, {model.loading_percent}%[/]"
-        elif model.readiness == router_pb2.MODEL_READINESS_LOADABLE:
-            state = "loaded on demand"
-        else:
-            state = f"[red]nobody holds {missing or 'it'}[/]"
-        table.add_row(
-            escape(model.model),
-            state,
-            str(model.layer_count),
-            str(model.context_length),
-            str(model.pipeline_count),
-        )
-    return table
-
-
-def fleet_table(fleet: router_pb2.GetFleetResponse) -> Table:
-    """One row per engine of every worker."""
-    table = Table("worker", "model", "layers", "state", "running", "KV blocks", title="Workers")
-    for worker in fleet.workers:
-        node_id = worker.beat.node_id + (
-            "" if worker.is_alive else f" (silent {worker.silent_ms} ms)"
-        )
-        if not worker.beat.engines:
-            table.add_row(node_id, "-", "-", "idle", "0", "-")
-        for engine in worker.beat.engines:
-            table.add_row(node_id, *_engine_cells(engine))
-    return table
-
-
-def _engine_cells(engine: pipeline_pb2.EngineStatus) -> tuple[str, ...]:
-    name = pipeline_pb2.EngineState.Name(engine.state).removeprefix("ENGINE_STATE_").lower()
-    if engine.state in (pipeline_pb2.ENGINE_STATE_FETCHING, pipeline_pb2.ENGINE_STATE_LOADING):
-        name = f"{name} {engine.progress_percent} %"
-    used = engine.kv_blocks_total - engine.kv_blocks_free
-    layers = f"{engine.layer_start}:{engine.layer_stop}" if engine.layer_stop else "-"
-    return (
-        escape(engine.model),
-        layers,
-        escape(f"{name} {engine.detail}".strip()),
-        str(engine.running_count),
-        f"{used} of {engine.kv_blocks_total}",
-    )

@@ -26,7 +26,7 @@ def failure(*argv: str) -> BaseException:
 
 def test_help_names_every_command_and_hides_the_alias() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
-    commands = ("up", "down", "status", "models", "chat", "bench", "test-split", "doctor")
+    commands = ("up", "down", "status", "plan", "models", "chat", "bench", "test-split", "doctor")
     assert all(f" {name} " in output for name in commands)
     assert " run " not in output
 
