@@ -6,6 +6,7 @@ nothing is read that was not verified. Blocking: call it from a thread. Does not
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -57,14 +58,14 @@ class BlobWriter:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as err:
-            raise _storage_error(err, len(view), self.path.parent) from err
+            raise storage_error(err, len(view), self.path.parent) from err
 
     def seal(self) -> BlobRef:
         """Force the bytes to the disk; nothing can be written after."""
         try:
             os.fsync(self._file.fileno())
         except OSError as err:
-            raise _storage_error(err, self.size_bytes, self.path.parent) from err
+            raise storage_error(err, self.size_bytes, self.path.parent) from err
         self._file.close()
         return BlobRef(self._hasher.hexdigest(), self.size_bytes)
 
@@ -72,7 +73,8 @@ class BlobWriter:
         self._file.close()
 
 
-def _storage_error(err: OSError, size_bytes: int, folder: Path) -> Exception:
+def storage_error(err: OSError, size_bytes: int, folder: Path) -> Exception:
+    """StorageFull where that is what the system says, else what it says."""
     if err.errno not in (errno.ENOSPC, errno.EDQUOT):
         return err
     return StorageFull(size_bytes, free_bytes(folder))
@@ -82,6 +84,16 @@ def free_bytes(folder: Path) -> int:
     """Room on the disk of `folder` for a user without privileges."""
     state = os.statvfs(folder)
     return state.f_bavail * state.f_frsize
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; those that vanish meanwhile count nothing."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
 
 
 class BlobStore:
@@ -140,6 +152,37 @@ class BlobStore:
             self._quarantine_path(path).unlink(missing_ok=True)
         fsync_folder(path.parent)
         return ref
+
+    def adopt(self, path: Path, ref: BlobRef) -> None:
+        """Take in a file of the same disk whose bytes were hashed and forced to it."""
+        target = self.path_of(ref.digest)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with self._lock(ref.digest):
+            os.replace(path, target)
+            self._quarantine_path(target).unlink(missing_ok=True)
+        fsync_folder(target.parent)
+
+    def remove(self, digest: str) -> int:
+        """Delete a blob, and what of it is in quarantine; returns the bytes freed.
+
+        Who has it open reads on.
+        """
+        path = self.path_of(digest)
+        freed_bytes = 0
+        with self._lock(digest):
+            for each in (path, self._quarantine_path(path)):
+                try:
+                    size_bytes = each.stat(follow_symlinks=False).st_size
+                    each.unlink()
+                    freed_bytes += size_bytes
+                except FileNotFoundError:
+                    continue
+            self._verified.pop(digest, None)
+        return freed_bytes
+
+    def used_bytes(self) -> int:
+        """Bytes of every file in the store."""
+        return folder_bytes(self.folder)
 
     def open(self, digest: str) -> int:
         """A descriptor of a blob whose bytes were verified; the caller closes it.

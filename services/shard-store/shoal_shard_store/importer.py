@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from shoal_common.errors import Cancelled
-from shoal_shard_store.blob_store import CHUNK_SIZE_BYTES, BlobStore, BlobWriter, free_bytes
+from shoal_shard_store.blob_store import CHUNK_SIZE_BYTES, BlobStore, BlobWriter
 from shoal_shard_store.catalog import Catalog, SourceRecord, StoredManifest, check_model_name
 from shoal_shard_store.errors import (
     SourceChanged,
-    StorageFull,
     TooManyImports,
     UnknownBlob,
 )
@@ -61,9 +60,17 @@ class ImportJob:
     """One import, blocking; `progress` may be read and `cancel` called from another thread."""
 
     def __init__(
-        self, blobs: BlobStore, catalog: Catalog, folder: Path, model: str, shard_size_bytes: int
+        self,
+        blobs: BlobStore,
+        catalog: Catalog,
+        folder: Path,
+        model: str,
+        shard_size_bytes: int,
+        require_room: Callable[[int], None] = lambda size_bytes: None,
     ) -> None:
+        """require_room: raises QuotaExceeded or StorageFull unless that many bytes fit."""
         check_model_name(model)
+        self._require_room = require_room
         self._blobs = blobs
         self._catalog = catalog
         self._folder = folder
@@ -85,8 +92,8 @@ class ImportJob:
     def run(self) -> ImportProgress:
         """Import the folder unless it is stored already as it is.
 
-        Raises UntrustedFolder, SourceChanged, StorageFull or Cancelled; the model's newest
-        manifest is then what it was before.
+        Raises UntrustedFolder, SourceChanged, StorageFull, QuotaExceeded or Cancelled; the model's
+        newest manifest is then what it was before.
         """
         unchanged = self._unchanged()
         if unchanged is not None:
@@ -98,9 +105,7 @@ class ImportJob:
         self._bytes_total = plan.size_bytes + sum(
             source.stamps[name].size_bytes for name in source.side_files
         )
-        free = free_bytes(self._blobs.folder)
-        if self._bytes_total > free:
-            raise StorageFull(self._bytes_total, free)
+        self._require_room(self._bytes_total)
         files = {name: self._copy_file(source, name) for name in source.side_files}
         digests: dict[SegmentPlan, str] = {}
         shards = [self._write_shard(source, plan, i, digests) for i in range(plan.shard_count)]
@@ -179,7 +184,14 @@ class ImportJob:
 class Importer:
     """Runs import jobs one after another, off the event loop."""
 
-    def __init__(self, blobs: BlobStore, catalog: Catalog, shard_size_bytes: int) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        catalog: Catalog,
+        shard_size_bytes: int,
+        require_room: Callable[[int], None] = lambda size_bytes: None,
+    ) -> None:
+        self._require_room = require_room
         self._blobs = blobs
         self._catalog = catalog
         self._shard_size_bytes = shard_size_bytes
@@ -193,7 +205,9 @@ class Importer:
         the import and returns when its thread has ended.
         """
         name = model or folder.name
-        job = ImportJob(self._blobs, self._catalog, folder, name, self._shard_size_bytes)
+        job = ImportJob(
+            self._blobs, self._catalog, folder, name, self._shard_size_bytes, self._require_room
+        )
         with self._place():
             task = asyncio.create_task(self._in_turn(job))
             try:

@@ -24,3 +24,15 @@ class Metrics:
         self.imports_open = gauge(
             registry, _SERVICE, "imports_open", "Imports that run or wait for their turn."
         )
+        self.bytes_fetched = counter(
+            registry, _SERVICE, "fetched_bytes", "Bytes of shards that arrived.", ("source",)
+        )
+        self.shards_damaged = counter(
+            registry, _SERVICE, "damaged_shards", "Shards that arrived with another digest."
+        )
+        self.downloads_open = gauge(
+            registry, _SERVICE, "downloads_open", "Downloads that run or wait."
+        )
+        self.groups_pruned = counter(
+            registry, _SERVICE, "pruned_groups", "Groups removed because enough others hold them."
+        )

@@ -39,8 +39,8 @@ SIDE_FILE_SIZE_BYTES_MAX = 64 << 20
 CONFIG_SIZE_BYTES_MAX = 1 << 20
 ENTRY_COUNT_MAX = 10_000
 
-_CODE_CHECKED = ("config.json", "tokenizer_config.json")
-_CODE_KEYS = ("auto_map", "custom_pipelines")
+CODE_CHECKED = ("config.json", "tokenizer_config.json")
+CODE_KEYS = ("auto_map", "custom_pipelines")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _DOWNLOAD_AGAIN = "download it again"
 
@@ -126,7 +126,7 @@ def read_folder(folder: Path) -> ModelFolder:
     for name in side_files:
         most = CONFIG_SIZE_BYTES_MAX if name == "config.json" else SIDE_FILE_SIZE_BYTES_MAX
         _check_size(name, stamps[name].size_bytes, most)
-    for name in _CODE_CHECKED:
+    for name in CODE_CHECKED:
         if name in stamps:
             _refuse_custom_code(_read_object(folder / name), name)
     tensors = _indexed(folder, stamps) if INDEX_FILE in stamps else _single(folder, stamps)
@@ -159,7 +159,7 @@ def _indexed(folder: Path, stamps: Mapping[str, FileStamp]) -> list[StoredTensor
     weight_map = _read_object(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UntrustedFolder(INDEX_FILE, "no weight_map", _DOWNLOAD_AGAIN)
-    file_names = {_own_file(file_name) for file_name in weight_map.values()}
+    file_names = {own_file(file_name) for file_name in weight_map.values()}
     found: dict[tuple[str, str], StoredTensor] = {}
     for file_name in sorted(file_names):
         if file_name not in stamps:
@@ -177,7 +177,8 @@ def _indexed(folder: Path, stamps: Mapping[str, FileStamp]) -> list[StoredTensor
     return [found[name, file_name] for name, file_name in weight_map.items()]
 
 
-def _own_file(file_name: object) -> str:
+def own_file(file_name: object) -> str:
+    """A name of the index that is a safetensors file of the same folder. Raises UntrustedFolder."""
     if (
         not isinstance(file_name, str)
         or not file_name.endswith(".safetensors")
@@ -230,7 +231,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _refuse_custom_code(config: Mapping[str, Any], file_name: str) -> None:
-    for key in _CODE_KEYS:
+    for key in CODE_KEYS:
         if key in config:
             raise UntrustedFolder(
                 file_name,

@@ -51,7 +51,7 @@ class StoredTensor:
     offset_bytes: int
     size_bytes: int
     permuted_heads: int = 0
-    """Heads whose rows a GGUF converter has put in another order (see `gguf_model`); 0: as named."""
+    """Heads whose rows a GGUF converter has put in another order (see `gguf_model`)."""
 
 
 def read_header(descriptor: int, file_name: str) -> list[StoredTensor]:

@@ -109,16 +109,20 @@ class GetManifestRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., accepts_draft: bool = ...) -> None: ...
 
 class GetManifestResponse(_message.Message):
-    __slots__ = ("model", "revision", "manifest_json", "groups_held")
+    __slots__ = ("model", "revision", "manifest_json", "groups_held", "node_id", "reads_open")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     GROUPS_HELD_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    READS_OPEN_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     manifest_json: bytes
     groups_held: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., groups_held: _Optional[_Iterable[str]] = ...) -> None: ...
+    node_id: str
+    reads_open: int
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., manifest_json: _Optional[bytes] = ..., groups_held: _Optional[_Iterable[str]] = ..., node_id: _Optional[str] = ..., reads_open: _Optional[int] = ...) -> None: ...
 
 class ReadBlobRequest(_message.Message):
     __slots__ = ("digest", "offset_bytes", "length_bytes", "is_local_only")
