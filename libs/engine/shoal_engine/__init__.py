@@ -20,6 +20,7 @@ threads: one compute thread calls a `Stage`, synchronously.
 | quantise    | `Int8Linear`: int8 linear layers on a CPU, each row by itself            |
 | smoothing   | evens out channels before weights become int8, from weights alone        |
 | filling     | gives a model definition its weights: checks, parameters, int8 layers    |
+| gguf_blocks | tensors in the blocks of GGUF files as numbers                           |
 | loading     | `FolderSource`, `StageOptions`, `load_stage`                             |
 | stage       | `Row`, `StageBatch`, `Stage.forward`                                     |
 | sampling    | `SamplingSpec`, `SamplingState`, `sample`                                |

@@ -34,6 +34,7 @@ from shoal.shard_store.v1 import shard_store_pb2_grpc as pb_grpc
 from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import InvalidRequest, ShoalError, Unavailable
 from shoal_common.rpc import RpcChannel, translated
+from shoal_engine.gguf_blocks import PREFIX, problem_of, read_blocks
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +91,17 @@ class DamagedManifest(ShoalError):
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """A tensor's bytes: [offset_bytes, offset_bytes + size_bytes) of the file at `path`."""
+    """A tensor's bytes: [offset_bytes, offset_bytes + size_bytes) of the file at `path`.
+
+    permuted_heads: its rows are in llama.cpp's order, of so many heads; 0 where they are not.
+    """
 
     path: str
     dtype: str
     shape: tuple[int, ...]
     offset_bytes: int
     size_bytes: int
+    permuted_heads: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,14 @@ class SegmentSource:
         return list(self._places)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU, in its stored dtype, owning its memory."""
+        """One tensor, on the CPU, owning its memory: in its stored dtype, or what was in blocks
+        of a GGUF file in float32."""
         place = self._places[name]
+        if place.dtype.startswith(PREFIX):
+            blocks = np.frombuffer(
+                self._mapped(place.path), np.uint8, place.size_bytes, place.offset_bytes
+            )
+            return read_blocks(blocks, place.dtype, place.shape, place.permuted_heads)
         # A tensor's own memory is aligned; a mapped file's tensors lie at any address.
         data = torch.empty(place.size_bytes, dtype=torch.uint8)
         if place.size_bytes:
@@ -222,11 +233,21 @@ def _segment(model: str, shards: list[dict[str, Any]], data: Mapping[str, Any]) 
         if _DIGEST.fullmatch(digest) is None:
             raise DamagedManifest(model, "a digest is no BLAKE3")
     for tensor in segment.tensors:
-        if tensor["dtype"] not in _DTYPES:
-            raise DamagedManifest(model, f"tensor {tensor['name'][:200]} has an unknown dtype")
+        problem = _dtype_problem(tensor)
+        if problem:
+            raise DamagedManifest(model, f"tensor {tensor['name'][:200]}: {problem}")
         if not 0 <= tensor["offset_bytes"] <= segment.size_bytes - tensor["size_bytes"]:
             raise DamagedManifest(model, f"tensor {tensor['name'][:200]} ends beyond its segment")
     return segment
+
+
+def _dtype_problem(tensor: Mapping[str, Any]) -> str:
+    """Why a tensor's bytes cannot be read as numbers; empty when they can."""
+    dtype = tensor["dtype"]
+    if dtype.startswith(PREFIX):
+        heads = tensor.get("permuted_heads", 0)
+        return problem_of(dtype, tuple(tensor["shape"]), tensor["size_bytes"], heads)
+    return "" if dtype in _DTYPES else f"its dtype is {dtype[:40]}"
 
 
 class ShardClient:
@@ -278,6 +299,7 @@ class ShardClient:
                     tuple(tensor["shape"]),
                     base + tensor["offset_bytes"],
                     tensor["size_bytes"],
+                    tensor.get("permuted_heads", 0),
                 )
         index = folder / f"tensors.{start}-{stop}.json"
         rows = {name: vars(place) for name, place in places.items()}
