@@ -6,6 +6,7 @@ Starts nothing and writes nothing; ports and files are chosen by `up`.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from shoal_cli.supervise import ProcessSpec
 HOST = "127.0.0.1"
 PROCESSES_FILE = "processes.json"
 _REDIS_MEMORY = "512mb"
+_SHARD_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _LOG_LEVELS = ("warning", "info", "debug")
 
 
@@ -31,13 +33,17 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What the person asked for, checked. `core_count` is what this machine lends to workers."""
+    """What the person asked for, checked. `core_count` is what this machine lends to workers.
+
+    shards: layers of every model that each worker holds, half-open; empty for `is_split` or all.
+    """
 
     data_dir: Path
     port: int
     models: tuple[ModelFolder, ...]
     worker_count: int = 1
     is_split: bool = False
+    shards: tuple[tuple[int, int], ...] = ()
     verbosity: int = 0
     config: Path | None = None
     core_count: int = 1
@@ -171,15 +177,51 @@ def layer_ranges(layer_count: int, worker_count: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def worker_loads(models: Sequence[ModelFolder], worker_count: int, is_split: bool) -> list[str]:
+def parse_shards(text: str) -> tuple[tuple[int, int], ...]:
+    """ "0-3,4-5", first and last layer of each worker, as half-open ranges. Raises BadOptions."""
+    ranges = []
+    for part in text.split(","):
+        found = _SHARD_RANGE.fullmatch(part.strip())
+        if found is None or int(found[2]) < int(found[1]):
+            raise BadOptions(
+                "--shards takes the first and last layer of each worker, as in 0-3,4-5: "
+                f"not {part!r}"
+            )
+        ranges.append((int(found[1]), int(found[2]) + 1))
+    return tuple(ranges)
+
+
+def worker_loads(
+    models: Sequence[ModelFolder],
+    worker_count: int,
+    is_split: bool,
+    shards: Sequence[tuple[int, int]] = (),
+) -> list[str]:
     """What each worker holds, as its LOAD setting: `name@0:3,other@0:2`, or names when unsplit."""
-    if not is_split:
+    if not is_split and not shards:
         return [",".join(model.name for model in models)] * worker_count
-    cut = {model.name: layer_ranges(model.layer_count, worker_count) for model in models}
+    if shards:
+        cut = {model.name: _checked_shards(model, shards) for model in models}
+    else:
+        cut = {model.name: layer_ranges(model.layer_count, worker_count) for model in models}
     return [
         ",".join(f"{name}@{ranges[index][0]}:{ranges[index][1]}" for name, ranges in cut.items())
         for index in range(worker_count)
     ]
+
+
+def _checked_shards(model: ModelFolder, shards: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges, if they hold every layer of the model and nothing else. Raises BadOptions."""
+    beyond = [f"{start}-{stop - 1}" for start, stop in shards if stop > model.layer_count]
+    held = {layer for start, stop in shards for layer in range(start, stop)}
+    missing = [layer for layer in range(model.layer_count) if layer not in held]
+    if beyond or missing:
+        problem = f"there is no {beyond[0]}" if beyond else f"nobody would hold layer {missing[0]}"
+        raise BadOptions(
+            f"{model.name} has layers 0-{model.layer_count - 1}, and {problem}: "
+            "give --shards that hold all of them"
+        )
+    return list(shards)
 
 
 def check(options: UpOptions) -> None:
@@ -192,6 +234,13 @@ def check(options: UpOptions) -> None:
     for name in names:
         if any(character in name for character in "@,:") or name != name.strip():
             raise BadOptions(f"a model folder's name may not hold '@', ',' or ':': {name}")
+    if options.is_split and options.shards:
+        raise BadOptions("--split and --shards both say who holds what: give one of them")
+    if options.shards and options.worker_count != len(options.shards):
+        raise BadOptions(
+            f"--shards names {len(options.shards)} workers and --workers {options.worker_count}: "
+            "leave --workers out"
+        )
     if options.worker_count < 1:
         raise BadOptions("--workers must be at least 1")
 
@@ -231,7 +280,7 @@ def plan_fleet(
     draft = _Draft(options, ports)
     router_address = f"{HOST}:{ports.router}"
     store_address = f"{HOST}:{ports.shard_store}"
-    loads = worker_loads(options.models, options.worker_count, options.is_split)
+    loads = worker_loads(options.models, options.worker_count, options.is_split, options.shards)
     cores = max(1, options.core_count // options.worker_count)
     return Fleet(
         nats=ProcessSpec(

@@ -56,6 +56,10 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers to start. Default: 1, or 2 split.")
 ]
 Split = Annotated[bool, typer.Option("--split", help="Divide the layers among the workers.")]
+Shards = Annotated[
+    str | None,
+    typer.Option("--shards", help="First and last layer of each worker, as in 0-3,4-5."),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Return when the fleet is ready.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v info, -vv debug.")]
 
@@ -126,6 +130,7 @@ def up(
     model: Models = None,
     workers: Workers = None,
     split: Split = False,
+    shards: Shards = None,
     detach: Detach = False,
     verbose: Verbose = 0,
 ) -> None:
@@ -134,12 +139,14 @@ def up(
     from shoal_cli import fleet, pids
 
     settings = cli_settings.load(data_dir)
+    ranges = fleet.parse_shards(shards) if shards is not None else ()
     options = fleet.UpOptions(
         data_dir=settings.data_dir,
         port=port,
         models=tuple(fleet.read_model_folder(path) for path in model or [fleet.shipped_model()]),
-        worker_count=workers or (2 if split else 1),
+        worker_count=workers or len(ranges) or (2 if split else 1),
         is_split=split,
+        shards=ranges,
         verbosity=verbose,
         config=config.absolute() if config else None,
         core_count=cli_settings.core_count(),
@@ -172,6 +179,8 @@ def _argv(options: "UpOptions") -> list[str]:
         argv += ["--model", str(folder.path)]
     if options.is_split:
         argv.append("--split")
+    if options.shards:
+        argv += ["--shards", ",".join(f"{start}-{stop - 1}" for start, stop in options.shards)]
     if options.config:
         argv += ["--config", str(options.config)]
     return argv + ["-v"] * options.verbosity

@@ -185,3 +185,25 @@ def test_broker_listens_on_loopback_and_wants_the_token() -> None:
         'listen: "127.0.0.1:4222"',
         'authorization { token: "secret" }',
     ]
+
+
+def test_shards_name_the_first_and_last_layer_of_each_worker() -> None:
+    assert fleet.parse_shards("0-3, 4-4,2-5") == ((0, 4), (4, 5), (2, 6))
+    model = fleet.ModelFolder("m", Path("m"), 6)
+    loads = fleet.worker_loads([model], 2, False, fleet.parse_shards("0-3,2-5"))
+    assert loads == ["m@0:4", "m@2:6"]
+
+
+@pytest.mark.parametrize("text", ["", "3", "4-3", "0-3;4-5", "0:3", "-1-3", "0-3,"])
+def test_shards_that_are_no_ranges_are_refused(text: str) -> None:
+    with pytest.raises(BadOptions, match="as in 0-3,4-5"):
+        fleet.parse_shards(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("0-6", "there is no 0-6"), ("0-3,5-5", "nobody would hold layer 4")]
+)
+def test_shards_hold_all_layers_and_nothing_else(text: str, problem: str) -> None:
+    model = fleet.ModelFolder("m", Path("m"), 6)
+    with pytest.raises(BadOptions, match=f"m has layers 0-5, and {problem}"):
+        fleet.worker_loads([model], 2, False, fleet.parse_shards(text))
