@@ -1,0 +1,1 @@
+"""Placement and routing on random fleets, against other policies and a bound."""

@@ -1,0 +1,5 @@
+"""`python -m bench.routing`."""
+
+from bench.routing.runner import main
+
+main()
