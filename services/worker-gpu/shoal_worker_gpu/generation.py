@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from shoal_worker_gpu.prefix import PrefixKeys
 from shoal_worker_gpu.scheduler import Candidate
 from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.step_times import TimeSums
+
+log = logging.getLogger(__name__)
 
 
 class Phase(enum.Enum):
@@ -98,6 +101,16 @@ class Generation:
             queued_ms=int((now - self.arrived_at) * 1000), cached_token_count=self.cached_count
         )
         self.events.put_nowait(stage_pb2.GenerateResponse(admitted=admitted))
+        log.debug(
+            "prefix looked up",
+            extra={
+                "diag": "prefix",
+                "request_id": self.request.request_id,
+                "matched_tokens": cached_count,
+                "total_tokens": len(self.ids),
+                "queued_ms": admitted.queued_ms,
+            },
+        )
 
     def put_back(self) -> None:
         """Forget what is computed; the ids stay, so that a replay goes on behind them."""

@@ -449,7 +449,9 @@ class Head:
         run.prune(self._is_running)
         self._waiting.appendleft(generation)
         self._admission.set()
-        log.info("sequence preempted", extra={"generated": generation.generated_count})
+        log.info(
+            "sequence preempted", extra={"diag": "queue", "generated": generation.generated_count}
+        )
 
     def refuse(self, key: SequenceKey, reason: str, detail: str, node_id: str) -> None:
         """A stage, this one or one behind it, cannot go on with a sequence."""

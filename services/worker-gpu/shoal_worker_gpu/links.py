@@ -227,7 +227,9 @@ class DownstreamLink:
         for task in self._tasks:
             if task is not current:
                 task.cancel()
-        log.warning("link lost", extra={"peer": self.stage.node_id, "detail": detail})
+        log.warning(
+            "link lost", extra={"diag": "link", "peer": self.stage.node_id, "detail": detail}
+        )
         self._listener.link_lost(self.stage, detail)
 
 

@@ -89,7 +89,7 @@ class Pipelines:
             for run in self:
                 if run.overdue_s() > 0 and run.route:
                     suspect = run.stages[-1]
-                    log.warning("step overdue", extra={"peer": suspect.node_id})
+                    log.warning("step overdue", extra={"diag": "progress", "peer": suspect.node_id})
                     self._on_lost(suspect, NO_PROGRESS)
 
     async def renew_leases(self, incarnation: str, lease_s: float) -> None:

@@ -225,6 +225,18 @@ class StageCore:
         self._metrics.step_seconds.observe(compute_us / 1e6)
         self._metrics.step_rows.observe(prompt_tokens + decode_rows)
         self.pace.observe(decode_rows, prompt_tokens, compute_us / len(step.layers))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "step ran",
+                extra={
+                    "diag": "batch",
+                    "layers": f"{step.layers.start}:{step.layers.stop}",
+                    "decode_rows": decode_rows,
+                    "prompt_tokens": prompt_tokens,
+                    "sequences": len(step.rows),
+                    "compute_us": compute_us,
+                },
+            )
 
     def _refuse_all(self, items: list[WorkItem], error: ShoalError) -> None:
         for item in items:
@@ -273,7 +285,8 @@ class StageCore:
             if self._overdue_at is None or self._clock.monotonic() < self._overdue_at:
                 continue
             self._overdue_at = None
-            log.error("step overdue", extra={"sequences": len(self.table.computing)})
+            sequences = len(self.table.computing)
+            log.error("step overdue", extra={"diag": "progress", "sequences": sequences})
             for key in self.table.computing:
                 self.refuse(key, StageFailed(self.node_id, NO_PROGRESS))
 
@@ -283,7 +296,9 @@ class StageCore:
             await self._clock.sleep(interval_s)
             self.backend.pool.forget_idle(self._prefix_ttl_s)
             for entry in self.table.expired():
-                log.warning("lease expired", extra={"head": entry.head_incarnation})
+                log.warning(
+                    "lease expired", extra={"diag": "progress", "head": entry.head_incarnation}
+                )
                 self._metrics.leases_expired.inc()
                 self.refuse(entry.key, LeaseExpired("the head of the pipeline went silent"))
 
