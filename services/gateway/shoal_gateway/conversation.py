@@ -198,7 +198,7 @@ def _one_call_each(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 def _message(message: Message, style: HistoryStyle) -> dict[str, Any]:
     """The shape that published templates read."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.text}
+    fields: dict[str, Any] = {"role": message.role, "content": message.told}
     if message.tool_calls:
         fields["tool_calls"] = [_call(call, style) for call in message.tool_calls]
     if message.tool_call_id:

@@ -38,9 +38,32 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """One block of thoughts for the provider that wrote it, which alone can read `sealed` ones."""
+
+    text: str = ""
+    signature: str = ""
+    sealed: str = ""
+
+
+@dataclass(frozen=True)
+class CachePoint:
+    """A provider may keep the prompt up to here, for `ttl`.
+
+    offset: characters of the message's text before it; at the text's end, it is the message's.
+    """
+
+    offset: int
+    ttl: str
+
+
+@dataclass(frozen=True)
 class Message:
     """`reasoning` is what the assistant thought before its text; `signature` proves it to the
-    provider that signed it."""
+    provider that signed it. `thoughts` are the same, block by block, where they came so.
+
+    is_error: of a tool's result, that the tool failed; its text does not say so itself.
+    """
 
     role: Role
     text: str
@@ -50,16 +73,26 @@ class Message:
     images: tuple[Image, ...] = ()
     reasoning: str = ""
     signature: str = ""
+    thoughts: tuple[Thought, ...] = ()
+    is_error: bool = False
+    cache_points: tuple[CachePoint, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The text for those who know no failed results."""
+        return f"Error: {self.text}" if self.is_error else self.text
 
 
 @dataclass(frozen=True)
 class Tool:
-    """`parameters` is a JSON schema. `is_strict`: the arguments must match it."""
+    """`parameters` is a JSON schema. `is_strict`: the arguments must match it. `cache_ttl`: how
+    long a provider may keep the prompt up to here; "" says nothing."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     is_strict: bool = False
+    cache_ttl: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,10 +242,12 @@ class Admitted:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """What the model thinks before it answers. A provider's `signature` closes what it signed."""
+    """What the model thinks before it answers. A provider's `signature` closes what it signed;
+    `sealed` is a whole thought that only the provider can read."""
 
     text: str
     signature: str = ""
+    sealed: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from shoal_common.errors import InvalidRequest
 from shoal_gateway.dialects import anthropic
-from shoal_gateway.task import Message, ReplyFormat, Thinking, ToolCall, ToolChoice
+from shoal_gateway.task import (
+    CachePoint,
+    Message,
+    ReplyFormat,
+    Thinking,
+    Thought,
+    ToolCall,
+    ToolChoice,
+)
 
 AGENT_REQUEST = (Path(__file__).parent / "data" / "anthropic_agent.json").read_text()
 PNG = base64.b64encode(b"\x89PNG fish").decode()
@@ -63,8 +71,12 @@ def test_the_plain_fields() -> None:
 
 def test_system_is_the_first_message() -> None:
     blocks = [TEXT | {"cache_control": {"type": "ephemeral", "ttl": "1h"}}, TEXT]
-    for system, text in (("brief", "brief"), (blocks, "t\nt")):
-        assert messages(body(system=system))[0] == Message("system", text)
+    points = (CachePoint(1, "1h"),)
+    for system, expected in (
+        ("brief", Message("system", "brief")),
+        (blocks, Message("system", "t\nt", cache_points=points)),
+    ):
+        assert messages(body(system=system))[0] == expected
     assert messages(body(system=[])) == (Message("user", "hi"),)
 
 
@@ -93,7 +105,7 @@ def test_results_come_before_the_users_text_and_know_their_tool() -> None:
         Message("user", "again"),
         Message("assistant", "t", tool_calls=(ToolCall("1", "f", '{"x":1}'),)),
         Message("tool", "t\nt", tool_call_id="1", name="f"),
-        Message("tool", "Error: no", tool_call_id="2"),
+        Message("tool", "no", tool_call_id="2", is_error=True),
         Message("tool", "", tool_call_id="3"),
         Message("user", "t"),
     )
@@ -123,8 +135,9 @@ def test_images_keep_their_place_in_the_text() -> None:
 def test_thoughts_go_with_the_message_and_one_signature_proves_one_thought() -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
     sealed = {"type": "redacted_thinking", "data": "xyz"}
+    thoughts = (Thought("hm", "s"), Thought(sealed="xyz"))
     assert messages(assistant(thought, sealed, TEXT))[1] == Message(
-        "assistant", "t", reasoning="hm", signature="s"
+        "assistant", "t", reasoning="hm", signature="s", thoughts=thoughts
     )
     two = messages(assistant(thought, TEXT, thought))[1]
     assert (two.reasoning, two.signature) == ("hm\nhm", "")
@@ -276,6 +289,10 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     (
         "messages[0].content[0].content[0].type",
         user({"type": "tool_result", "tool_use_id": "1", "content": [{"type": "tool_use"}]}),
+    ),
+    (
+        "messages[0].content[0].cache_control",
+        user({"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1y"}}),
     ),
     (
         "messages[0].content[0].is_error",

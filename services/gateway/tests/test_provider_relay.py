@@ -216,6 +216,48 @@ async def test_anthropics_client_meets_anthropic_itself(house: House) -> None:
     assert data.rpartition(b"event: ")[2].startswith(b"error\n")
 
 
+async def test_what_anthropic_alone_understands_survives_a_translation(start_house: Any) -> None:
+    cached: Any = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    brief: Any = {"cache_control": {"type": "ephemeral", "ttl": "5m"}}
+    system = [{"type": "text", "text": "Be brief."} | cached, {"type": "text", "text": "Be kind."}]
+    tool = {"name": "f", "input_schema": {"type": "object"}} | brief
+    text = {"type": "text", "text": "hi"}
+    thoughts = [
+        {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+        {"type": "redacted_thinking", "data": "c2VhbGVk"},
+        {"type": "thinking", "thinking": "so", "signature": "c2lnMg=="},
+    ]
+    call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}} | brief
+    result: Any = {"type": "tool_result", "tool_use_id": "toolu_1"}
+    result |= {"content": [{"type": "text", "text": "no"}], "is_error": True} | cached
+    messages = [
+        {"role": "user", "content": [text | cached, text]},
+        {"role": "assistant", "content": [*thoughts, text, call]},
+        {"role": "user", "content": [result, text | brief]},
+    ]
+    body = {"model": "claude-haiku-4-5", "max_tokens": 9, "system": system, "tools": [tool]}
+    sealed = {"type": "redacted_thinking", "data": "bW9yZQ=="}
+    async with start_house(unknown_field_policy="strip") as house:
+        for is_stream in (False, True):
+            house.provider.says(anthropic_stream((sealed, []), anthropic_text("oh")))
+            # A field that nobody knows is left out, which takes a translation.
+            fields: Any = {"messages": messages, "extra_body": {"unknown": 1}}
+            if is_stream:
+                async with house.anthropic.messages.stream(**body, **fields) as stream:
+                    answer = await stream.get_final_message()
+            else:
+                answer = await house.anthropic.messages.create(**body, **fields)
+            assert [block.to_dict() for block in answer.content] == [
+                sealed,
+                {"type": "text", "text": "oh"},
+            ]
+            seen = house.provider.seen[-1].body
+            assert "unknown" not in seen
+            assert seen["system"] == system
+            assert seen["tools"] == [tool]
+            assert seen["messages"] == messages
+
+
 async def test_parts_that_only_openai_knows_reach_it(house: House) -> None:
     house.provider.says(openai_stream("heard"))
     parts = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]

@@ -180,3 +180,11 @@ def test_every_family_finds_its_word_for_thinking(level: str, expected: dict[str
 def test_tools_are_hidden_where_none_may_be_called() -> None:
     task = ChatTask("m", (ASKED,), tools=(Tool("f"),), tool_choice=ToolChoice("none"))
     assert template_variables(task, {}, HistoryStyle())["tools"] is None
+
+
+def test_a_failed_result_says_so_in_its_text() -> None:
+    failed = Message("tool", "no city", tool_call_id="1", is_error=True)
+    task = ChatTask("m", (ASKED, CALLED, failed))
+    assert template_variables(task, {}, HistoryStyle())["messages"][2]["content"] == (
+        "Error: no city"
+    )

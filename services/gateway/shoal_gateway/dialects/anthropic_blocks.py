@@ -77,6 +77,8 @@ class BlockWriter:
         return [*parts, self._delta({"type": "text_delta", "text": text})]
 
     def _think(self, content: ReasoningDelta) -> list[Part]:
+        if content.sealed:
+            return [*self._open({"type": "redacted_thinking", "data": content.sealed})]
         if not content.text and not content.signature:
             return []
         parts = []

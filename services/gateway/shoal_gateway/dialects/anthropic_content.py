@@ -10,7 +10,7 @@ from typing import Any
 from shoal_common.errors import InvalidRequest
 from shoal_gateway import limits
 from shoal_gateway.dialects.fields import image_at, image_of, present
-from shoal_gateway.task import Image, Message, ToolCall
+from shoal_gateway.task import CachePoint, Image, Message, Thought, ToolCall
 
 BLOCK_COUNT_MAX = 4096
 ROLES = ("user", "assistant", "system")
@@ -25,6 +25,7 @@ BLOCK_TYPES = {
 }
 # Between the texts of neighbouring blocks.
 SEPARATOR = "\n"
+CACHE_TTLS = ("5m", "1h")
 _HOSTED = "it belongs to tools that run at Anthropic's; leave it out"
 
 
@@ -36,9 +37,9 @@ class _Turn:
     length: int = 0
     images: list[Image] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    signatures: list[str] = field(default_factory=list)
+    thoughts: list[Thought] = field(default_factory=list)
     results: list[Message] = field(default_factory=list)
+    cache_points: list[CachePoint] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         """Put together at the end: adding to a string copies it, thousands of times."""
@@ -55,9 +56,14 @@ class _Turn:
         return "".join(self.pieces)
 
     @property
+    def reasoning(self) -> str:
+        return SEPARATOR.join(thought.text for thought in self.thoughts if not thought.sealed)
+
+    @property
     def signature(self) -> str:
         """Of the only thought; several are one here, which no signature covers."""
-        return self.signatures[0] if len(self.signatures) == 1 else ""
+        signatures = [thought.signature for thought in self.thoughts if not thought.sealed]
+        return signatures[0] if len(signatures) == 1 else ""
 
 
 def messages_of(given: dict[str, Any]) -> tuple[Message, ...]:
@@ -68,7 +74,9 @@ def messages_of(given: dict[str, Any]) -> tuple[Message, ...]:
     if not entries:
         raise InvalidRequest("'messages' must hold at least one message", param="messages")
     system = _turn(given.get("system", ""), "system", "system", {})
-    messages = [Message("system", system.text)] if system.length else []
+    messages = []
+    if system.length:
+        messages.append(Message("system", system.text, cache_points=tuple(system.cache_points)))
     tool_names: dict[str, str] = {}
     for index, entry in enumerate(entries):
         messages.extend(_messages(entry, f"messages[{index}]", tool_names))
@@ -85,19 +93,22 @@ def _messages(entry: Any, param: str, tool_names: dict[str, str]) -> Iterator[Me
         )
     turn = _turn(given.get("content"), f"{param}.content", role, tool_names)
     yield from turn.results
+    points = tuple(turn.cache_points)
     if role == "system":
-        yield Message("system", turn.text)
+        yield Message("system", turn.text, cache_points=points)
     elif role == "user":
         if turn.length or turn.images or not turn.results:
-            yield Message("user", turn.text, images=tuple(turn.images))
+            yield Message("user", turn.text, images=tuple(turn.images), cache_points=points)
     else:
         tool_names |= {call.call_id: call.name for call in turn.calls}
         yield Message(
             "assistant",
             turn.text,
             tool_calls=tuple(turn.calls),
-            reasoning=SEPARATOR.join(turn.thoughts),
+            reasoning=turn.reasoning,
             signature=turn.signature,
+            thoughts=tuple(turn.thoughts),
+            cache_points=points,
         )
 
 
@@ -115,7 +126,24 @@ def _turn(content: Any, param: str, holder: str, tool_names: dict[str, str]) -> 
         if kind not in BLOCK_TYPES[holder]:
             raise _unsupported(kind, holder, f"{where}.type")
         _add(turn, kind, block, where, tool_names)
+        # A result is a message of its own, with its own point.
+        if kind != "tool_result" and (ttl := cache_ttl(block, where)):
+            turn.cache_points.append(CachePoint(turn.length, ttl))
     return turn
+
+
+def cache_ttl(block: dict[str, Any], param: str) -> str:
+    """How long its `cache_control` wants the prompt kept up to the block; "" without one."""
+    param = f"{param}.cache_control"
+    given = present(limits.as_object(block.get("cache_control") or {}, param))
+    if not given:
+        return ""
+    if given.get("type") != "ephemeral" or given.get("ttl", "5m") not in CACHE_TTLS:
+        raise InvalidRequest(
+            f"'{param}' must be of type ephemeral, with a ttl of {' or '.join(CACHE_TTLS)}",
+            param=param,
+        )
+    return str(given.get("ttl", "5m"))
 
 
 def _add(
@@ -131,12 +159,13 @@ def _add(
         case "search_result":
             _add_search_result(turn, block, param)
         case "thinking":
-            turn.thoughts.append(limits.as_text(block.get("thinking"), f"{param}.thinking"))
+            thought = limits.as_text(block.get("thinking"), f"{param}.thinking")
             signature = limits.as_text(block.get("signature", ""), f"{param}.signature")
-            turn.signatures.append(signature)
+            turn.thoughts.append(Thought(thought, signature))
         case "redacted_thinking":
             # Only who sealed it can read it.
-            limits.as_text(block.get("data"), f"{param}.data")
+            sealed = limits.as_text(block.get("data"), f"{param}.data")
+            turn.thoughts.append(Thought(sealed=sealed))
         case "tool_use":
             turn.calls.append(_tool_use(block, param))
         case "tool_result":
@@ -155,15 +184,18 @@ def _tool_use(block: dict[str, Any], param: str) -> ToolCall:
 def _tool_result(block: dict[str, Any], param: str, tool_names: dict[str, str]) -> Message:
     call_id = limits.as_text(block.get("tool_use_id"), f"{param}.tool_use_id")
     turn = _turn(block.get("content", ""), f"{param}.content", "tool_result", {})
-    text = turn.text
-    if limits.as_boolean(block.get("is_error", False), f"{param}.is_error"):
-        text = f"Error: {text}"
+    points = list(turn.cache_points)
+    if ttl := cache_ttl(block, param):
+        points = [point for point in points if point.offset < turn.length]
+        points.append(CachePoint(turn.length, ttl))
     return Message(
         "tool",
-        text,
+        turn.text,
         tool_call_id=call_id,
         name=tool_names.get(call_id, ""),
         images=tuple(turn.images),
+        is_error=limits.as_boolean(block.get("is_error", False), f"{param}.is_error"),
+        cache_points=tuple(points),
     )
 
 

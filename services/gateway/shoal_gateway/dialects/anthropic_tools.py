@@ -7,6 +7,7 @@ from typing import Any
 from shoal_common.errors import InvalidRequest
 from shoal_gateway import limits
 from shoal_gateway.dialects import fields
+from shoal_gateway.dialects.anthropic_content import cache_ttl
 from shoal_gateway.dialects.openai_tools import checked_choice
 from shoal_gateway.task import Tool, ToolChoice, ToolMode
 
@@ -42,6 +43,7 @@ def _tool(given: dict[str, Any], param: str) -> Tool:
         description=limits.as_text(given.get("description", ""), f"{param}.description"),
         parameters=limits.as_object(given.get("input_schema"), f"{param}.input_schema"),
         is_strict=limits.as_boolean(given.get("strict", False), f"{param}.strict"),
+        cache_ttl=cache_ttl(given, param),
     )
 
 

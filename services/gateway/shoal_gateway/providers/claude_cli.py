@@ -218,7 +218,7 @@ def _tagged(message: Message) -> str:
             return f"<system>\n{message.text}\n</system>"
         case "assistant":
             return f"<previous_response>\n{message.text}\n</previous_response>"
-    return message.text
+    return message.told
 
 
 def _arguments(model: str) -> list[str]:

@@ -111,6 +111,8 @@ class AnthropicAnswer:
                 return [TextDelta(said)]
             case "thinking" if thought := text(block.get("thinking")):
                 return [ReasoningDelta(thought)]
+            case "redacted_thinking" if sealed := text(block.get("data")):
+                return [ReasoningDelta("", sealed=sealed)]
             case "tool_use":
                 self._call_index, self._has_arguments = self._call_count, False
                 self._call_count += 1

@@ -8,7 +8,15 @@ from typing import Any
 
 from shoal_common.errors import InvalidRequest
 from shoal_gateway.providers.table import Endpoint
-from shoal_gateway.task import ChatTask, Image, Message, ReplyFormat, ToolCall
+from shoal_gateway.task import (
+    CachePoint,
+    ChatTask,
+    Image,
+    Message,
+    ReplyFormat,
+    Thought,
+    ToolCall,
+)
 
 # The least that Anthropic takes is 1024.
 _BUDGETS = {"minimal": 1024, "low": 2048, "on": 8192, "medium": 8192, "high": 16384, "xhigh": 32768}
@@ -48,12 +56,17 @@ def body_of(task: ChatTask, endpoint: Endpoint, max_tokens_default: int) -> dict
 
 def prompt_of(task: ChatTask) -> dict[str, Any]:
     """What counts as prompt: system, messages, tools."""
-    system = [m.text for m in task.messages if m.role == "system" and m.text]
+    system: list[dict[str, Any]] = []
+    for message in task.messages:
+        if message.role == "system":
+            system += _cached(message, _text_and_images(message))
     body: dict[str, Any] = {"messages": _messages(task.messages)}
     if task.reply_format is not None:
         body |= _reply_format(task.reply_format, system)
-    if system:
-        body["system"] = "\n\n".join(system)
+    if any("cache_control" in block for block in system):
+        body["system"] = system
+    elif system:
+        body["system"] = "\n\n".join(block["text"] for block in system)
     return body | _tools(task)
 
 
@@ -77,30 +90,55 @@ def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 def _blocks(message: Message) -> list[dict[str, Any]]:
     if message.role == "tool":
         content = _text_and_images(message)
-        result = {"type": "tool_result", "tool_use_id": message.tool_call_id}
-        return [result | ({"content": content} if content else {})]
+        result: dict[str, Any] = {"type": "tool_result", "tool_use_id": message.tool_call_id}
+        if content:
+            result["content"] = content
+        if message.is_error:
+            result["is_error"] = True
+        return _cached(message, [result])
+    blocks = _text_and_images(message) + [_tool_use(call) for call in message.tool_calls]
+    thoughts = _thoughts(message) if message.role == "assistant" else []
+    return thoughts + _cached(message, blocks)
+
+
+def _thoughts(message: Message) -> list[dict[str, Any]]:
+    """Without a signature nobody could tell that they were really thought."""
     blocks: list[dict[str, Any]] = []
-    # Without the signature nobody could tell that it was really thought.
-    if message.role == "assistant" and message.signature:
-        blocks.append(
-            {
-                "type": "thinking",
-                "thinking": message.reasoning,
-                "signature": message.signature,
-            }
-        )
-    blocks += _text_and_images(message)
-    return blocks + [_tool_use(call) for call in message.tool_calls]
+    for thought in message.thoughts or (Thought(message.reasoning, message.signature),):
+        if thought.sealed:
+            blocks.append({"type": "redacted_thinking", "data": thought.sealed})
+        elif thought.signature:
+            signed = {"thinking": thought.text, "signature": thought.signature}
+            blocks.append({"type": "thinking"} | signed)
+    return blocks
 
 
 def _text_and_images(message: Message) -> list[dict[str, Any]]:
+    """The message's text, cut where images stand, and where the prompt is kept up to."""
+    points = [point for point in message.cache_points if point.offset < len(message.text)]
+    cuts: list[tuple[int, int, Image | CachePoint]]
+    cuts = [(image.offset, 0, image) for image in message.images]
+    cuts += [(point.offset, 1, point) for point in points]
     blocks: list[dict[str, Any]] = []
     start = 0
-    for image in message.images:
-        blocks += _text_block(message.text[start : image.offset])
-        blocks.append(_image_block(image))
-        start = max(start, image.offset)
+    for offset, _, cut in sorted(cuts, key=lambda each: each[:2]):
+        blocks += _text_block(message.text[start:offset])
+        start = max(start, offset)
+        if isinstance(cut, Image):
+            blocks.append(_image_block(cut))
+        elif blocks:
+            blocks[-1]["cache_control"] = {"type": "ephemeral", "ttl": cut.ttl}
+            # Blocks of the client's were put together with a line's end between them.
+            start += message.text.startswith("\n", start)
     return blocks + _text_block(message.text[start:])
+
+
+def _cached(message: Message, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same blocks, the last with the cache point at the message's end if there is one."""
+    for point in message.cache_points:
+        if point.offset >= len(message.text) and blocks:
+            blocks[-1]["cache_control"] = {"type": "ephemeral", "ttl": point.ttl}
+    return blocks
 
 
 def _text_block(text: str) -> list[dict[str, Any]]:
@@ -138,6 +176,8 @@ def _tools(task: ChatTask) -> dict[str, Any]:
         written["input_schema"] = {"type": "object"} | dict(tool.parameters)
         if tool.is_strict:
             written["strict"] = True
+        if tool.cache_ttl:
+            written["cache_control"] = {"type": "ephemeral", "ttl": tool.cache_ttl}
         tools.append(written)
     choice: dict[str, Any] = {"type": task.tool_choice.mode}
     if task.tool_choice.mode == "named":
@@ -168,19 +208,19 @@ def _thinking(task: ChatTask) -> dict[str, Any]:
     if not level or level == "off":
         return {"thinking": {"type": "disabled"}} if level else {}
     last = next((m for m in reversed(task.messages) if m.role == "assistant"), None)
-    if last is not None and last.tool_calls and not last.signature:
+    if last is not None and last.tool_calls and not _thoughts(last):
         # A turn that began without thoughts cannot go on with them.
         return {}
     tokens = max(1024, budget or _BUDGETS.get(level, _BUDGETS["on"]))
     return {"thinking": {"type": "enabled", "budget_tokens": tokens}}
 
 
-def _reply_format(wanted: ReplyFormat, system: list[str]) -> dict[str, Any]:
+def _reply_format(wanted: ReplyFormat, system: list[dict[str, Any]]) -> dict[str, Any]:
     if wanted.kind == "json_schema":
         schema = json.loads(wanted.text)
         return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
     if wanted.kind == "json_object":
-        system.append(_JSON_ONLY)
+        system.append({"type": "text", "text": _JSON_ONLY})
         return {}
     raise InvalidRequest(
         f"Anthropic's models cannot hold their replies to '{wanted.param}'; use a JSON schema",

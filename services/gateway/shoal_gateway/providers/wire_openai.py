@@ -85,7 +85,7 @@ def _message(message: Message, provider: Provider) -> dict[str, Any]:
 
 def _content(message: Message) -> str | list[dict[str, Any]]:
     if not message.images or message.role == "tool":
-        return message.text
+        return message.told
     parts: list[dict[str, Any]] = []
     start = 0
     for image in message.images:
