@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from shoal_common.redis_client import connect
 from shoal_common.testing.clock import FakeClock
 from shoal_common.testing.redis import RedisProcess, start_redis
 from shoal_gateway.access import rates
@@ -23,7 +24,6 @@ from shoal_gateway.access.rates import (
     SharedBuckets,
     make_buckets,
 )
-from shoal_gateway.shared import connect
 
 
 @pytest.fixture

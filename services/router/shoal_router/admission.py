@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import ShoalError
+from shoal_router import diagnostics
 from shoal_router.errors import QueueFull, WaitTooLong
 from shoal_router.line import Line
 from shoal_router.pace import Pace
@@ -122,6 +123,7 @@ class Admission:
             except ShoalError:
                 self.leave(ticket)
                 raise
+            diagnostics.queued(ticket)
 
     def grant(self, model: str, pipelines: Sequence[Pipeline]) -> None:
         """Hands free slots to those who wait for a model; tells those who moved."""
@@ -130,8 +132,13 @@ class Admission:
         if line is None:
             return
         while found := self._next(line, pipelines):
-            line.served(found[0])
-            self._take(*found)
+            ticket, pipeline = found
+            line.served(ticket)
+            candidate_count = sum(ticket.may_use(p) and self.has_room(p) for p in pipelines)
+            self._take(ticket, pipeline)
+            diagnostics.plan_given(
+                ticket, candidate_count, ticket.granted_at_s - ticket.opened_at_s
+            )
         self._tell_places(model, line)
 
     def release(self, ticket: Ticket) -> None:
@@ -181,6 +188,10 @@ class Admission:
     def load(self, pipeline: Pipeline) -> int:
         """Plans in flight on the busiest stage: pipelines of before may share some stages."""
         return max(self._loads[incarnation] for incarnation in pipeline.incarnations)
+
+    def plans_on(self, incarnation: str) -> int:
+        """Plans in flight on one engine."""
+        return self._loads[incarnation]
 
     def has_room(self, pipeline: Pipeline) -> bool:
         """Whether every stage could take one more plan."""

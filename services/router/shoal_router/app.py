@@ -22,20 +22,29 @@ from shoal_router.admission import Admission, Bounds
 from shoal_router.announcements import SUBJECT as ANNOUNCEMENTS
 from shoal_router.announcements import Announcements, parse_announcement
 from shoal_router.errors import MalformedAnnouncement, MalformedBeat
-from shoal_router.explain import Explainer
+from shoal_router.explain import Explainer, Weigh, Weighed
 from shoal_router.fleet_view import BeatOutcome, FleetView
+from shoal_router.flow import FlowOptions
+from shoal_router.formation import Formation, FormationOptions
+from shoal_router.kv_listener import SUBJECT as KV
+from shoal_router.kv_listener import KvListener
 from shoal_router.loading import LoadOptions, Loads
 from shoal_router.metrics import Metrics
 from shoal_router.offers import MIB, OfferOptions, Offers
 from shoal_router.orders import Orders
 from shoal_router.peers import Agents, GrpcAgents
-from shoal_router.pipeline import Costs
+from shoal_router.pipeline import Costs, Pipeline
 from shoal_router.placement import Links
 from shoal_router.planner import Planner, PlannerOptions
+from shoal_router.policy import Policy, PolicyOptions
+from shoal_router.prefix_index import PrefixIndex
 from shoal_router.rebalance import RebalanceOptions, Rebalancer
 from shoal_router.rebalancing import Rebalancing
 from shoal_router.rpc import RouterRpc
+from shoal_router.session_store import session_store
+from shoal_router.sessions import Sessions, SessionStore
 from shoal_router.settings import Settings
+from shoal_router.ticket import Ticket
 from shoal_router.tiers import FixedTiers, Tier
 
 log = logging.getLogger(__name__)
@@ -92,10 +101,20 @@ async def running(
     orders = Orders(agents, clock)
     offers = Offers(view, announcements, orders, _offer_options(settings))
     loads = Loads(view, announcements, offers, orders, clock, _load_options(settings), metrics)
-    planner = Planner(view, admission, clock, _planner_options(settings), announcements, loads)
+    routing = _routing(settings, view, admission, bus, clock)
+    planner = Planner(
+        view,
+        routing.formation,
+        routing.policy,
+        admission,
+        clock,
+        _planner_options(settings),
+        announcements,
+        loads,
+    )
     rebalancing = _rebalancing(settings, view, offers, orders, loads, admission, metrics, clock)
     metrics.watch(view, admission)
-    explainer = Explainer(planner, admission, offers.considered)
+    explainer = Explainer(planner, admission, offers.considered, _weighing(routing.policy))
     servicer = RouterRpc(
         planner,
         view,
@@ -115,7 +134,7 @@ async def running(
         servicer,
         "shoal.router.v1.RouterService",
     )
-    listener = Listener(view, announcements, planner, metrics)
+    listener = Listener(view, announcements, planner, metrics, routing.kv)
     is_ready = False
     async with AsyncExitStack() as stack:
         side = SideServer(settings.side_address, metrics.registry, lambda: is_ready)
@@ -125,8 +144,15 @@ async def running(
         stack.push_async_callback(subscription.stop)
         heard = await bus.subscribe(ANNOUNCEMENTS, listener.on_announcement, queue_size=4096)
         stack.push_async_callback(heard.stop)
+        told = await bus.subscribe(KV, routing.kv.on_kv, queue_size=4096)
+        stack.push_async_callback(told.stop)
+        stack.push_async_callback(routing.kv.close)
+        stack.push_async_callback(routing.store.close)
         stack.push_async_callback(orders.stop)
-        works = [tick(planner, clock, settings.tick_s)]
+        works = [
+            tick(planner, view, routing.kv, clock, settings.tick_s),
+            routing.sessions.keep_copy(),
+        ]
         works += [rebalancing.run(settings.rebalance_tick_s)] if settings.rebalance else []
         for work in works:
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
@@ -143,8 +169,14 @@ class Listener:
     """Takes beats and announcements from the bus; what is neither is counted and dropped."""
 
     def __init__(
-        self, view: FleetView, announcements: Announcements, planner: Planner, metrics: Metrics
+        self,
+        view: FleetView,
+        announcements: Announcements,
+        planner: Planner,
+        metrics: Metrics,
+        kv: KvListener,
     ) -> None:
+        self._kv = kv
         self._view = view
         self._announcements = announcements
         self._planner = planner
@@ -158,6 +190,7 @@ class Listener:
             log.warning("beat malformed", extra={"detail": str(err)})
             return
         self._metrics.count_beat(self._view.hear(beat))
+        self._kv.on_beat(beat)
         self._planner.refresh()
 
     async def on_announcement(self, subject: str, payload: bytes) -> None:
@@ -171,12 +204,17 @@ class Listener:
         self._announcements.hear(announcement)
 
 
-async def tick(planner: Planner, clock: Clock, tick_s: float) -> None:
-    """Lets those who wait see workers that went silent. Runs until it is cancelled."""
+async def tick(
+    planner: Planner, view: FleetView, kv: KvListener, clock: Clock, tick_s: float
+) -> None:
+    """Lets those who wait see workers that went silent, and does what takes longer than a request
+    should wait. Runs until it is cancelled."""
     while True:
         await clock.sleep(tick_s)
         try:
             planner.refresh()
+            kv.keep(view.incarnations())
+            await planner.work()
         except Exception:
             log.exception("looking at the fleet failed")
 
@@ -184,6 +222,38 @@ async def tick(planner: Planner, clock: Clock, tick_s: float) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Routing:
+    """What decides which way requests go."""
+
+    formation: Formation
+    policy: Policy
+    sessions: Sessions
+    store: SessionStore
+    kv: KvListener
+
+
+def _routing(
+    settings: Settings, view: FleetView, admission: Admission, bus: Bus, clock: Clock
+) -> _Routing:
+    index = PrefixIndex(settings.prefix_blocks_max)
+    store = session_store(settings.redis_url)
+    sessions = Sessions(clock, store, ttl_s=settings.session_ttl_s, count_max=settings.sessions_max)
+    formation = Formation(view, clock, _formation_options(settings))
+    options = PolicyOptions(settings.spread_count, settings.spread_factor)
+    policy = Policy(index, sessions, admission.plans_on, formation.times, options)
+    return _Routing(formation, policy, sessions, store, KvListener(bus, index, clock))
+
+
+def _weighing(policy: Policy) -> Weigh:
+    def weigh(ticket: Ticket, pipeline: Pipeline) -> Weighed:
+        (found,) = policy.candidates(ticket.request, [pipeline])
+        refusal = "" if ticket.may_use(pipeline) else "it does not keep to the privacy asked for"
+        return Weighed(found.cost_us, found.held_token_count, refusal)
+
+    return weigh
 
 
 def _load_options(settings: Settings) -> LoadOptions:
@@ -261,10 +331,21 @@ def _tiers(settings: Settings) -> FixedTiers:
     )
 
 
+def _formation_options(settings: Settings) -> FormationOptions:
+    costs = Costs(
+        layer_time_us=settings.layer_time_us,
+        link_us=settings.link_us,
+        local_link_us=settings.local_link_us,
+        far_link_us=settings.far_link_us,
+    )
+    flow = FlowOptions(
+        count_max=settings.pipelines_per_model, uses_parts=settings.partial_ranges, costs=costs
+    )
+    return FormationOptions(flow, search_s=settings.flow_interval_s)
+
+
 def _planner_options(settings: Settings) -> PlannerOptions:
     return PlannerOptions(
-        costs=Costs(settings.layer_time_us, settings.link_us, settings.local_link_us),
-        pipelines_per_model=settings.pipelines_per_model,
         plan_wait_s=settings.plan_wait_s,
         starting_s=settings.heartbeat_timeout_s,
     )

@@ -14,6 +14,7 @@ ShoalError
     └── PlanUnavailable
         ├── LayersMissing     ranges that no ready worker holds
         ├── RangesDoNotJoin   every layer is held, but no ranges meet end to end
+        ├── PrivacyUnsatisfied no pipeline keeps to what was asked for
         ├── NoOtherPipeline   the stages that were lost have no substitute
         └── LoadFailed        nobody holds it, and no worker could load it
 """
@@ -119,7 +120,8 @@ class LayersMissing(PlanUnavailable):
 
 
 class RangesDoNotJoin(PlanUnavailable):
-    """Overlaps without a chain; an engine's whole range is one stage."""
+    """Every layer is held, but by engines that do not go together: their blocks of KV differ in
+    size, or stages may not use parts of what an engine holds."""
 
     def __init__(self, model: str, ranges: Sequence[range]) -> None:
         super().__init__(
@@ -134,6 +136,16 @@ class NoOtherPipeline(PlanUnavailable):
     def __init__(self, model: str, node_ids: Sequence[str]) -> None:
         super().__init__(
             f"no pipeline of '{model}' is left without {', '.join(node_ids)}: try again"
+        )
+
+
+class PrivacyUnsatisfied(PlanUnavailable):
+    """The model is served, but by no pipeline that the prompt may travel."""
+
+    def __init__(self, model: str, lack: str) -> None:
+        super().__init__(
+            f"no pipeline of '{model}' keeps to the privacy asked for: {lack}; load the model "
+            "within it or ask for less"
         )
 
 

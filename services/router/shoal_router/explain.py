@@ -79,7 +79,7 @@ class Explainer:
     async def explain(self, request: Request) -> Explanation:
         """Raises what opening a plan for a model that does not exist raises."""
         ticket = self._planner.probe(request)
-        pipelines = self._planner.pipelines(request.model)
+        pipelines = self._planner.pipelines_for(ticket)
         problem = ""
         if not pipelines:
             problem = str(self._planner.why_not(ticket))

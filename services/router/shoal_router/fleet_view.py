@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 # Agent processes of one node whose late beats are recognised.
 RETIRED_COUNT_MAX = 8
+# How much of an engine's time as it is used comes from the newest beat: what a beat tells is an
+# average already, and a second's hiccup should not move requests.
+NEWEST_SHARE = 0.3
 
 
 class BeatOutcome(Enum):
@@ -30,6 +33,26 @@ class BeatOutcome(Enum):
     MALFORMED = "malformed"
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Of one layer: a decode step in microseconds, a prompt token in nanoseconds; 0: unknown."""
+
+    layer_us: float = 0.0
+    prefill_ns: float = 0.0
+
+    def mixed(self, status: pb.EngineStatus) -> _Times:
+        return _Times(
+            _mixed(self.layer_us, status.layer_time_us),
+            _mixed(self.prefill_ns, status.layer_prefill_ns),
+        )
+
+
+def _mixed(before: float, now: int) -> float:
+    if not before or not now:
+        return float(now)
+    return before + NEWEST_SHARE * (now - before)
+
+
 @dataclass(slots=True)
 class Worker:
     """The newest beat of one node, and when it was heard.
@@ -41,6 +64,22 @@ class Worker:
     heard_at_s: float
     suspects: dict[str, float] = field(default_factory=dict)
     retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_COUNT_MAX))
+    times: dict[str, _Times] = field(default_factory=dict)
+    """Measured times of its engines by incarnation, smoothed over beats."""
+    rtts_us: dict[str, int] | None = None
+    """By node, from the newest beat; made when somebody asks."""
+    engines: tuple[Engine, ...] | None = None
+    """Ready ones of the newest beat; made when somebody asks."""
+
+    def take(self, beat: pb.WorkerBeat, now_s: float) -> None:
+        """A newer beat."""
+        self.beat, self.heard_at_s = beat, now_s
+        self.rtts_us = self.engines = None
+        self.times = {
+            e.incarnation: self.times.get(e.incarnation, _Times()).mixed(e)
+            for e in beat.engines
+            if e.state == pb.ENGINE_STATE_READY
+        }
 
     def is_alive(self, now_s: float, timeout_s: float) -> bool:
         return not self.beat.is_leaving and now_s - self.heard_at_s <= timeout_s
@@ -115,13 +154,30 @@ class FleetView:
     def engines(self) -> tuple[Engine, ...]:
         """What may be named in a plan now: ready, of living nodes, not suspected."""
         self._trim()
-        return tuple(
-            _engine(worker.beat.node_id, status)
-            for worker, _, is_alive in self.workers()
-            if is_alive
-            for status in worker.beat.engines
-            if status.state == pb.ENGINE_STATE_READY and status.incarnation not in worker.suspects
-        )
+        found: list[Engine] = []
+        for worker, _, is_alive in self.workers():
+            if not is_alive:
+                continue
+            if worker.engines is None:
+                worker.engines = _engines(worker)
+            found += (e for e in worker.engines if e.incarnation not in worker.suspects)
+        return tuple(found)
+
+    def rtt_us(self, source: str, target: str) -> int:
+        """The round trip between two nodes, as either has measured it; 0 where neither has."""
+        for node_id, other in ((source, target), (target, source)):
+            worker = self._workers.get(node_id)
+            if worker is None:
+                continue
+            if worker.rtts_us is None:
+                worker.rtts_us = {link.node_id: link.rtt_us for link in worker.beat.links}
+            if rtt_us := worker.rtts_us.get(other, 0):
+                return rtt_us
+        return 0
+
+    def incarnations(self) -> set[str]:
+        """Of all engine processes that remembered workers have named last."""
+        return {e.incarnation for worker in self._workers.values() for e in worker.beat.engines}
 
     def statuses(self, model: str, *, living_only: bool = True) -> tuple[pb.EngineStatus, ...]:
         """What workers say of their engines of a model, in whatever state."""
@@ -168,14 +224,16 @@ class FleetView:
         self._trim()
         if len(self._workers) >= self._node_count_max and not self._evict_one_dead():
             return BeatOutcome.REFUSED
-        self._workers[beat.node_id] = Worker(beat, self._clock.monotonic())
+        now_s = self._clock.monotonic()
+        worker = self._workers[beat.node_id] = Worker(beat, now_s)
+        worker.take(beat, now_s)
         self.version += 1
         log.info("worker joined", extra={"node_id": beat.node_id, "engines": len(beat.engines)})
         return BeatOutcome.JOINED
 
     def _rejoin(self, known: Worker, beat: pb.WorkerBeat) -> BeatOutcome:
         known.retired.append(known.beat.incarnation)
-        known.beat, known.heard_at_s = beat, self._clock.monotonic()
+        known.take(beat, self._clock.monotonic())
         known.clear_suspects(self._suspect_s)
         self.version += 1
         log.info("worker rejoined", extra={"node_id": beat.node_id, "engines": len(beat.engines)})
@@ -187,7 +245,7 @@ class FleetView:
         now_s = self._clock.monotonic()
         was_alive = known.is_alive(now_s, self._timeout_s)
         is_same = was_alive and _identities(known.beat) == _identities(beat)
-        known.beat, known.heard_at_s = beat, now_s
+        known.take(beat, now_s)
         is_same &= not known.clear_suspects(self._suspect_s)
         if beat.is_leaving:
             self.version += 1
@@ -220,18 +278,29 @@ def _identities(beat: pb.WorkerBeat) -> list[tuple[str, str, int, str]]:
     return [(e.model, e.incarnation, e.state, e.locator) for e in beat.engines]
 
 
-def _engine(node_id: str, status: pb.EngineStatus) -> Engine:
-    return Engine(
-        node_id=node_id,
-        incarnation=status.incarnation,
-        model=status.model,
-        revision=status.revision,
-        layer_start=status.layer_start,
-        layer_stop=status.layer_stop,
-        layer_count=status.layer_count,
-        locator=status.locator,
-        block_size_tokens=status.block_size_tokens,
-        context_length=status.context_length,
-        layer_time_us=status.layer_time_us,
-        running_max=status.running_max,
+def _engines(worker: Worker) -> tuple[Engine, ...]:
+    beat = worker.beat
+    return tuple(
+        Engine(
+            node_id=beat.node_id,
+            incarnation=status.incarnation,
+            model=status.model,
+            revision=status.revision,
+            layer_start=status.layer_start,
+            layer_stop=status.layer_stop,
+            layer_count=status.layer_count,
+            locator=status.locator,
+            block_size_tokens=status.block_size_tokens,
+            context_length=status.context_length,
+            layer_time_us=round(worker.times[status.incarnation].layer_us),
+            layer_prefill_ns=round(worker.times[status.incarnation].prefill_ns),
+            running_max=status.running_max,
+            kv_format=status.kv_format,
+            shares_prefixes=status.shares_prefixes,
+            host_id=beat.host_id,
+            region=beat.region,
+            reach=beat.reach,
+        )
+        for status in beat.engines
+        if status.state == pb.ENGINE_STATE_READY
     )

@@ -1,21 +1,26 @@
-"""Owns: which engines serve a model together, as a pure function of what they say of themselves.
+"""Owns: what a pipeline is, and the time that its steps are predicted to take. Pure.
 
-Does not know: time, queues, requests. An engine's whole range is one stage; the ranges of a
-pipeline meet end to end and cover [0, layer_count); all stages hold the same revision and
-keep KV in blocks of one size.
+Does not know: queues, requests, how pipelines are found. A stage is an engine narrowed to the
+layers that it runs for this pipeline; stages meet end to end and cover [0, layer_count); all hold
+the same revision and keep KV in blocks of one size; no engine is in a pipeline twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median_low
 
-# What a slower pipeline that already runs must lose by before a faster one takes its place:
-# measured times wander by some percent, and requests batch only if pipelines stay.
-KEEP_UNLESS_SLOWER = 1.25
+from shoal.worker.v1 import pipeline_pb2 as pb
+
+# A prompt token in a long chunk takes less than one in a decode step, by at least this much on all
+# machines measured: a guess for engines that have computed no prompt yet.
+PREFILL_SHARE = 1 / 8
+
+RttOf = Callable[[str, str], int]
+"""Measured round trip between two nodes in microseconds; 0 where nobody has measured it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,39 @@ class Engine:
     block_size_tokens: int = 16
     context_length: int = 0
     layer_time_us: int = 0
+    layer_prefill_ns: int = 0
     running_max: int = 0
     """Sequences it runs at once; 0 when it does not say."""
+    kv_format: str = ""
+    shares_prefixes: bool = False
+    host_id: str = ""
+    region: str = ""
+    reach: pb.Reach = pb.REACH_UNSPECIFIED
 
     @property
     def is_whole(self) -> bool:
         return self.layer_start == 0 and self.layer_stop == self.layer_count
+
+    @property
+    def size(self) -> int:
+        """Layers."""
+        return self.layer_stop - self.layer_start
+
+    def part(self, layer_start: int, layer_stop: int) -> Engine:
+        """The same engine, of which only these layers are used."""
+        assert self.layer_start <= layer_start < layer_stop <= self.layer_stop
+        if (layer_start, layer_stop) == (self.layer_start, self.layer_stop):
+            return self
+        return replace(self, layer_start=layer_start, layer_stop=layer_stop)
+
+    def holds(self, stage: Engine) -> bool:
+        """True when it could run a stage's layers."""
+        return (
+            (self.model, self.revision) == (stage.model, stage.revision)
+            and self.block_size_tokens == stage.block_size_tokens
+            and self.layer_start <= stage.layer_start
+            and stage.layer_stop <= self.layer_stop
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +82,9 @@ class Costs:
     link_us: int = 1000
     """A hop to another node."""
     local_link_us: int = 200
-    """A hop to an engine of the same node."""
+    """A hop to an engine of the same machine."""
+    far_link_us: int = 40_000
+    """A hop to a node of another region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +112,11 @@ class Pipeline:
         return tuple(stage.incarnation for stage in self.stages)
 
     @property
+    def parts(self) -> tuple[tuple[str, int, int], ...]:
+        """What it is made of: engine processes and the layers of each."""
+        return tuple((s.incarnation, s.layer_start, s.layer_stop) for s in self.stages)
+
+    @property
     def model(self) -> str:
         return self.stages[0].model
 
@@ -85,6 +124,70 @@ class Pipeline:
     def context_length(self) -> int:
         """The shortest of the stages'; 0 when none says."""
         return min((s.context_length for s in self.stages if s.context_length), default=0)
+
+
+def nobody_measured(source: str, target: str) -> int:
+    """An RttOf of a fleet whose workers have not met."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Predicted times of the engines of one model: measured ones, else what is typical."""
+
+    costs: Costs
+    typical_layer_us: int
+    typical_prefill_ns: int
+    rtt_us: RttOf = nobody_measured
+
+    @classmethod
+    def of(cls, engines: Iterable[Engine], costs: Costs, rtt_us: RttOf = nobody_measured) -> Times:
+        engines = tuple(engines)
+        measured = [e.layer_time_us for e in engines if e.layer_time_us]
+        layer_us = median_low(measured) if measured else costs.layer_time_us
+        prefills = [e.layer_prefill_ns for e in engines if e.layer_prefill_ns]
+        prefill_ns = median_low(prefills) if prefills else round(layer_us * 1000 * PREFILL_SHARE)
+        return cls(costs, layer_us, prefill_ns, rtt_us)
+
+    def layer_us(self, engine: Engine) -> int:
+        """One layer's share of a decode step."""
+        return engine.layer_time_us or self.typical_layer_us
+
+    def prefill_ns(self, engine: Engine) -> int:
+        """One layer's time for one prompt token."""
+        return engine.layer_prefill_ns or self.typical_prefill_ns
+
+    def hop_us(self, source: Engine, target: Engine) -> int:
+        """One way between two engines."""
+        costs = self.costs
+        if source.node_id == target.node_id:
+            return costs.local_link_us
+        if source.host_id and source.host_id == target.host_id:
+            return costs.local_link_us
+        rtt_us = self.rtt_us(source.node_id, target.node_id)
+        if rtt_us:
+            return max(1, rtt_us // 2)
+        if source.region and target.region and source.region != target.region:
+            return costs.far_link_us
+        return costs.link_us
+
+    def hops_us(self, stages: Sequence[Engine]) -> int:
+        """All hops of a step; the last one takes the token back to the head."""
+        if len(stages) == 1:
+            return 0
+        return sum(self.hop_us(a, b) for a, b in pairwise((*stages, stages[0])))
+
+    def step_us(self, stages: Sequence[Engine]) -> int:
+        """One decode step on idle engines."""
+        return self.hops_us(stages) + sum(s.size * self.layer_us(s) for s in stages)
+
+
+def order(pipeline: Pipeline) -> tuple[object, ...]:
+    """Single machines, then the faster, then those of fewer stages, then by name, so that equal
+    fleets give equal plans."""
+    names = tuple((s.node_id, s.incarnation, s.layer_start) for s in pipeline.stages)
+    count = len(pipeline.stages)
+    return (count > 1, pipeline.time_us, count, names)
 
 
 def missing_ranges(held: Iterable[range], layer_count: int) -> tuple[range, ...]:
@@ -116,118 +219,3 @@ def by_revision(engines: Iterable[Engine]) -> tuple[tuple[Engine, ...], ...]:
         return (lacking, -len(family), family[0].revision)
 
     return tuple(tuple(family) for family in sorted(families.values(), key=rank))
-
-
-def pipelines_of(
-    engines: Sequence[Engine],
-    costs: Costs,
-    *,
-    count_max: int,
-    running: Sequence[Pipeline] = (),
-) -> tuple[Pipeline, ...]:
-    """At most `count_max` pipelines that share no engine, the best first.
-
-    engines: of one model. running: the pipelines of before; one that still stands is kept unless
-    it is slower than KEEP_UNLESS_SLOWER times the fastest. Single machines come before chains.
-    """
-    for family in by_revision(engines):
-        found = _pipelines(family, costs, count_max, running)
-        if found:
-            return found
-    return ()
-
-
-def _pipelines(
-    family: Sequence[Engine], costs: Costs, count_max: int, running: Sequence[Pipeline]
-) -> tuple[Pipeline, ...]:
-    left = set(family)
-    fallback_us = _typical_layer_time(left, costs)
-    chosen: list[Pipeline] = []
-    while len(chosen) < count_max:
-        fresh = _best(left, costs, fallback_us)
-        if fresh is None:
-            break
-        pipeline = _kept(running, fresh, left, costs, fallback_us) or fresh
-        chosen.append(pipeline)
-        left.difference_update(pipeline.stages)
-    return tuple(chosen)
-
-
-def _typical_layer_time(engines: Iterable[Engine], costs: Costs) -> int:
-    measured = [e.layer_time_us for e in engines if e.layer_time_us]
-    return median_low(measured) if measured else costs.layer_time_us
-
-
-def _engine_time(engine: Engine, fallback_us: int) -> int:
-    return (engine.layer_stop - engine.layer_start) * (engine.layer_time_us or fallback_us)
-
-
-def _hop_time(source: Engine, target: Engine, costs: Costs) -> int:
-    return costs.local_link_us if source.node_id == target.node_id else costs.link_us
-
-
-def _time(stages: Sequence[Engine], costs: Costs, fallback_us: int) -> int:
-    hops = sum(_hop_time(a, b, costs) for a, b in pairwise(stages))
-    return hops + sum(_engine_time(stage, fallback_us) for stage in stages)
-
-
-def _best(engines: Collection[Engine], costs: Costs, fallback_us: int) -> Pipeline | None:
-    whole = [Pipeline((e,), _engine_time(e, fallback_us)) for e in engines if e.is_whole]
-    if whole:
-        return min(whole, key=_order)
-    block_sizes = {e.block_size_tokens for e in engines}
-    alike = ([e for e in engines if e.block_size_tokens == size] for size in block_sizes)
-    chains = [_fastest_chain(part, costs, fallback_us) for part in alike]
-    return min(filter(None, chains), key=_order, default=None)
-
-
-def _order(pipeline: Pipeline) -> tuple[object, ...]:
-    """Faster first, then fewer stages, then by name, so that equal fleets give equal plans."""
-    names = tuple((s.node_id, s.incarnation) for s in pipeline.stages)
-    return (pipeline.time_us, len(pipeline.stages), names)
-
-
-def _fastest_chain(engines: Iterable[Engine], costs: Costs, fallback_us: int) -> Pipeline | None:
-    """Shortest path over layer positions.
-
-    Per position it suffices to keep the best chain that ends there, and the best for each node it
-    may end on, because a hop costs only whether it leaves the node.
-    """
-    best: dict[int, Pipeline] = {}
-    best_on: dict[tuple[int, str], Pipeline] = {}
-    layer_count = 0
-    for engine in sorted(engines, key=lambda e: (e.layer_start, e.layer_stop, e.node_id)):
-        layer_count = engine.layer_count
-        heads: list[tuple[Engine, ...]] = [()] if engine.layer_start == 0 else []
-        for found in (
-            best.get(engine.layer_start),
-            best_on.get((engine.layer_start, engine.node_id)),
-        ):
-            heads += [found.stages] if found else []
-        for head in heads:
-            stages = (*head, engine)
-            chain = Pipeline(stages, _time(stages, costs, fallback_us))
-            stop, node = engine.layer_stop, (engine.layer_stop, engine.node_id)
-            best[stop] = min(best.get(stop, chain), chain, key=_order)
-            best_on[node] = min(best_on.get(node, chain), chain, key=_order)
-    return best.get(layer_count)
-
-
-def _kept(
-    running: Sequence[Pipeline],
-    fresh: Pipeline,
-    left: set[Engine],
-    costs: Costs,
-    fallback_us: int,
-) -> Pipeline | None:
-    """The fastest pipeline of before that still stands and is nearly as good as `fresh`."""
-    by_incarnation = {e.incarnation: e for e in left}
-    standing: list[Pipeline] = []
-    for old in running:
-        stages = tuple(by_incarnation[i] for i in old.incarnations if i in by_incarnation)
-        replaces_whole = len(stages) > 1 and len(fresh.stages) == 1
-        if len(stages) != len(old.stages) or replaces_whole:
-            continue
-        standing.append(Pipeline(stages, _time(stages, costs, fallback_us)))
-    limit_us = fresh.time_us * KEEP_UNLESS_SLOWER
-    return min((p for p in standing if p.time_us <= limit_us), key=_order, default=None)

@@ -1,4 +1,4 @@
-"""Owns: the pipelines of every model as of now, and which answer a request for a plan gets.
+"""Owns: which answer a request for a plan gets.
 
 Does not know: the wire. Everything here is synchronous; `refresh` must be called after beats and
 every few hundred milliseconds, so that those who wait see a fleet that changes by silence.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+from typing import TypedDict
 
 from shoal.worker.v1 import pipeline_pb2 as pb
 from shoal_common.clock import Clock
@@ -21,33 +22,24 @@ from shoal_router.errors import (
     LoadFailed,
     ModelLoading,
     NoOtherPipeline,
+    PrivacyUnsatisfied,
     RangesDoNotJoin,
     RouterStarting,
 )
 from shoal_router.fleet_view import FleetView
+from shoal_router.formation import Formation
 from shoal_router.loading import Loads
 from shoal_router.offers import ON_THE_WAY
-from shoal_router.pipeline import (
-    Costs,
-    Engine,
-    Pipeline,
-    by_revision,
-    missing_ranges,
-    pipelines_of,
-)
+from shoal_router.pipeline import Engine, Pipeline, missing_ranges
+from shoal_router.policy import Policy
 from shoal_router.request import Request
 from shoal_router.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
-# Measured layer times are looked at again this often when no engine comes or goes.
-MEASURED_FOR_S = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class PlannerOptions:
-    costs: Costs
-    pipelines_per_model: int = 4
     plan_wait_s: float = 0.0
     starting_s: float = 3.0
 
@@ -75,24 +67,41 @@ class ModelState:
     readiness: Readiness = Readiness.INCOMPLETE
     loading_percent: int = 0
     is_loadable: bool = False
+    kv_format: str = ""
+    block_size_tokens: int = 0
+    shares_prefixes: bool = False
 
     @property
     def is_ready(self) -> bool:
         return self.pipeline_count > 0
 
 
+@dataclass(frozen=True, slots=True)
+class PlanDetails:
+    """What a plan says besides its pipeline. standbys: by stage, best first."""
+
+    step_us: int
+    held_token_count: int
+    standbys: tuple[tuple[Engine, ...], ...]
+    privacy: pb.PrivacyProof | None
+
+
 class Planner:
-    """Joins view, pipelines and admission. Invariant: pipelines name living engines only."""
+    """Joins view, pipelines and admission."""
 
     def __init__(
         self,
         view: FleetView,
+        formation: Formation,
+        policy: Policy,
         admission: Admission,
         clock: Clock,
         options: PlannerOptions,
         announcements: Announcements,
         loads: Loads,
     ) -> None:
+        self._formation = formation
+        self._policy = policy
         self._announcements = announcements
         self._loads = loads
         self._view = view
@@ -101,11 +110,7 @@ class Planner:
         self._options = options
         self._started_at_s = clock.monotonic()
         self._arrivals = 0
-        self._revisions = 0
-        self._engines: dict[str, list[Engine]] = {}
-        self._pipelines: dict[str, tuple[Pipeline, ...]] = {}
-        self._seen_version = -1
-        self._valid_until_s = 0.0
+        admission.choose = self._choose
 
     def open(self, request: Request) -> Ticket:
         """A ticket that runs or waits. Raises UnknownModel, Unavailable or Overloaded."""
@@ -148,30 +153,62 @@ class Planner:
         self.refresh()
         # A tenant's slot may be what a request for another model waits for.
         for model in self._admission.waiting_models():
-            self._admission.grant(model, self._pipelines.get(model, ()))
+            self._admission.grant(model, self._formation.all_of(model))
 
     def fail(self, ticket: Ticket, error: ShoalError) -> None:
         self._admission.fail(ticket, error)
         self.close(ticket)
 
+    def details(self, ticket: Ticket) -> PlanDetails:
+        """Of the plan that the ticket has got; call it once for each plan that a driver is told."""
+        pipeline, choice = ticket.pipeline, ticket.choice
+        assert pipeline is not None
+        assert choice is not None
+        self._policy.went(ticket.request, choice)
+        return PlanDetails(
+            step_us=choice.candidate.step_us,
+            held_token_count=choice.candidate.held_token_count,
+            standbys=self._formation.standbys(pipeline, ticket.demand),
+            privacy=ticket.demand.proof(pipeline),
+        )
+
     def pipelines(self, model: str) -> tuple[Pipeline, ...]:
         self.refresh()
-        return self._pipelines.get(model, ())
+        return self._formation.of(model)
+
+    def pipelines_for(self, ticket: Ticket) -> tuple[Pipeline, ...]:
+        """Those that do what its driver asks for, or else all."""
+        self.refresh()
+        return self._formation.of(ticket.model, ticket.demand) or self._formation.of(ticket.model)
 
     def all_pipelines(self) -> tuple[Pipeline, ...]:
         self.refresh()
-        return tuple(p for pipelines in self._pipelines.values() for p in pipelines)
+        models = self._formation.models()
+        return tuple(p for model in models for p in self._formation.all_of(model))
 
     def refresh(self, *, force: bool = False) -> None:
         """Looks at the fleet again if it may have changed, and serves those who wait."""
         self._admission.expire()
-        is_stale = self._clock.monotonic() >= self._valid_until_s
-        if not (force or is_stale or self._view.version != self._seen_version):
+        if not (force or self._formation.is_stale):
             return
-        self._look()
-        self._loads.review({model for model, found in self._pipelines.items() if found})
+        self._formation.look()
+        self._serve_all()
+
+    async def work(self) -> None:
+        """Finds better pipelines where that takes its time, and serves those who wait."""
+        if await self._formation.work():
+            self._serve_all()
+
+    def _serve_all(self) -> None:
+        found = {model: self._formation.of(model) for model in self._formation.models()}
+        self._admission.observe(found)
+        self._loads.review({model for model, pipelines in found.items() if pipelines})
         for model in self._admission.waiting_models():
             self._serve(model)
+
+    def _choose(self, ticket: Ticket, free: Sequence[Pipeline]) -> Pipeline | None:
+        ticket.choice = self._policy.choose(ticket.request, free)
+        return ticket.choice.pipeline if ticket.choice is not None else None
 
     def model_states(self) -> tuple[ModelState, ...]:
         """Every model that can be loaded or that a worker has named in the last minute or so."""
@@ -181,59 +218,21 @@ class Planner:
     def _models(self) -> tuple[str, ...]:
         return tuple(sorted({*self._view.models(), *self._announcements.models()}))
 
-    def _look(self) -> None:
-        engines: dict[str, list[Engine]] = {}
-        for engine in self._view.engines():
-            engines.setdefault(engine.model, []).append(engine)
-        self._engines = engines
-        before, self._pipelines = self._pipelines, {}
-        for model, of_model in engines.items():
-            running = before.get(model, ())
-            found = pipelines_of(
-                of_model,
-                self._options.costs,
-                count_max=self._options.pipelines_per_model,
-                running=running,
-            )
-            self._pipelines[model] = tuple(self._numbered(p, running) for p in found)
-        self._admission.observe(self._pipelines)
-        self._seen_version = self._view.version
-        self._valid_until_s = min(
-            self._clock.monotonic() + MEASURED_FOR_S, self._view.next_change_s()
-        )
-
-    def _numbered(self, pipeline: Pipeline, running: Sequence[Pipeline]) -> Pipeline:
-        for old in running:
-            if (
-                old.pipeline_id == pipeline.pipeline_id
-                and old.incarnations == pipeline.incarnations
-            ):
-                return replace(pipeline, revision=old.revision)
-        self._revisions += 1
-        log.info(
-            "pipeline formed",
-            extra={
-                "pipeline_id": pipeline.pipeline_id,
-                "model": pipeline.model,
-                "stages": [f"{s.node_id}@{s.layer_start}:{s.layer_stop}" for s in pipeline.stages],
-            },
-        )
-        return replace(pipeline, revision=self._revisions)
-
     def _enter(self, ticket: Ticket) -> None:
-        pipelines = self.pipelines(ticket.model)
+        self.refresh()
+        pipelines = self._formation.of(ticket.model, ticket.demand)
         if not any(ticket.may_use(p) for p in pipelines):
             is_coming = self._is_coming(ticket)
             if not is_coming and self._options.plan_wait_s == 0:
                 raise self.why_not(ticket)
-        self._admission.enter(ticket, pipelines)
+        self._admission.enter(ticket, self._formation.all_of(ticket.model))
 
     def _is_coming(self, ticket: Ticket) -> bool:
         """True while the model that a new request wants is being loaded for it.
 
         Whoever has tokens already does not wait so long. Raises LoadFailed.
         """
-        if ticket.attempt > 0 or self._pipelines.get(ticket.model):
+        if ticket.attempt > 0 or self._formation.of(ticket.model):
             return False
         if not self._loads.ask(ticket.model):
             return False
@@ -245,7 +244,10 @@ class Planner:
         return True
 
     def _serve(self, model: str) -> None:
-        pipelines = self._pipelines.get(model, ())
+        waiting = self._admission.waiting(model)
+        for demand in {ticket.demand for ticket in waiting}:
+            self._formation.of(model, demand)
+        pipelines = self._formation.all_of(model)
         self._admission.grant(model, pipelines)
         now_s = self._clock.monotonic()
         for ticket in self._admission.waiting(model):
@@ -274,7 +276,10 @@ class Planner:
     def why_not(self, ticket: Ticket) -> ShoalError:
         """The error that tells an operator what is missing."""
         model = ticket.model
-        if self._pipelines.get(model):
+        if self._formation.of(model):
+            if not self._formation.of(model, ticket.demand):
+                lack = ticket.demand.lack(self._formation.family(model))
+                return PrivacyUnsatisfied(model, lack)
             return NoOtherPipeline(model, ticket.lost_nodes)
         living = self._view.statuses(model)
         progress = [s.progress_percent for s in living if s.state in ON_THE_WAY]
@@ -286,20 +291,13 @@ class Planner:
         if state.missing:
             percent = min(progress, default=None)
             return LayersMissing(model, state.missing, loading_percent=percent)
-        held = map(_layers, self._family(model))
+        held = map(_layers, self._formation.family(model))
         return RangesDoNotJoin(model, sorted(set(held), key=lambda r: (r.start, r.stop)))
-
-    def _family(self, model: str) -> tuple[Engine, ...]:
-        """The engines of the revision that is served, or that is nearest to it."""
-        families = by_revision(self._engines.get(model, ()))
-        served = {p.stages[0].revision for p in self._pipelines.get(model, ())}
-        candidates = [f for f in families if not served or f[0].revision in served]
-        return candidates[0] if candidates else ()
 
     def _state(self, model: str) -> ModelState:
         statuses = self._view.statuses(model, living_only=False)
-        family = self._family(model)
-        pipelines = self._pipelines.get(model, ())
+        family = self._formation.family(model)
+        pipelines = self._formation.of(model)
         layer_count = (
             family[0].layer_count if family else max((s.layer_count for s in statuses), default=0)
         )
@@ -323,11 +321,12 @@ class Planner:
             missing=missing_ranges(map(_layers, family), layer_count),
             pipeline_count=len(pipelines),
             worker_count=len({e.node_id for e in family}),
+            **_prefix_facts(pipelines),
         )
 
     def _readiness(self, model: str) -> tuple[Readiness, int]:
         """What a request would meet now, and how far a load is."""
-        if self._pipelines.get(model):
+        if self._formation.of(model):
             return Readiness.READY, 100
         living = self._view.statuses(model)
         on_the_way = [s.progress_percent for s in living if s.state in ON_THE_WAY]
@@ -340,6 +339,22 @@ class Planner:
         if self._announcements.get(model) is not None and not is_held:
             return Readiness.LOADABLE, 0
         return Readiness.INCOMPLETE, 0
+
+
+class _PrefixFacts(TypedDict):
+    kv_format: str
+    block_size_tokens: int
+    shares_prefixes: bool
+
+
+def _prefix_facts(pipelines: Sequence[Pipeline]) -> _PrefixFacts:
+    """What drivers need for prefix keys: a head computes them, so that all heads must agree."""
+    facts = {
+        (p.stages[0].kv_format, p.stages[0].block_size_tokens, p.stages[0].shares_prefixes)
+        for p in pipelines
+    }
+    kv_format, size, shares = facts.pop() if len(facts) == 1 else ("", 0, False)
+    return _PrefixFacts(kv_format=kv_format, block_size_tokens=size, shares_prefixes=shares)
 
 
 def _layers(engine: Engine) -> range:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.common.v1 import chat_pb2
+from shoal_router.privacy import Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,8 @@ class Request:
     adapter_id: str = ""
     remaining_s: float | None = None
     """What was left of its time when it came; None for no limit."""
+
+    @property
+    def demand(self) -> Demand:
+        """How far its prompt may travel."""
+        return Demand(self.privacy, self.wants_boomerang, self.driver_host_id)

@@ -15,12 +15,13 @@ from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock
 from shoal_common.errors import InvalidRequest, ShoalError
 from shoal_router.admission import Admission
+from shoal_router.diagnostics import refusals_told
 from shoal_router.explain import Explainer, Explanation, Way
 from shoal_router.fleet_view import FleetView
 from shoal_router.metrics import Metrics
-from shoal_router.pipeline import Pipeline
+from shoal_router.pipeline import Engine, Pipeline
 from shoal_router.placement import Candidate
-from shoal_router.planner import ModelState, Planner, Readiness
+from shoal_router.planner import ModelState, PlanDetails, Planner, Readiness
 from shoal_router.request import Request
 from shoal_router.ticket import Ticket
 from shoal_router.tiers import Tier
@@ -65,13 +66,15 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext[pb.PlanRequest, pb.PlanResponse],
     ) -> AsyncIterator[pb.PlanResponse]:
         with self._metrics.requests.observed("Plan"):
-            opening = await self._opening(request_iterator)
-            ticket = self._planner.open(request_of(opening))
+            request = request_of(await self._opening(request_iterator))
+            with refusals_told(request):
+                ticket = self._planner.open(request)
             reader = asyncio.create_task(self._listen(request_iterator, ticket))
             reader.add_done_callback(lambda _: ticket.changed.set())
             try:
-                async for response in self._tell(ticket, reader):
-                    yield response
+                with refusals_told(request):
+                    async for response in self._tell(ticket, reader):
+                        yield response
             finally:
                 self._planner.close(ticket)
                 reader.cancel()
@@ -166,7 +169,8 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
                 self._planner.fail(ticket, error)
 
     def _stage_lost(self, ticket: Ticket, lost: pb.StageLost) -> None:
-        log.info("stage lost", extra={"request_id": ticket.request_id, "node_id": lost.node_id})
+        fields = {"attempt": lost.attempt, "node_id": lost.node_id, "reason": lost.reason}
+        log.info("stage lost", extra={"diag": "plan", "request_id": ticket.request_id, **fields})
         try:
             self._planner.stage_lost(ticket, lost.attempt, lost.node_id, lost.incarnation)
         except ShoalError as err:
@@ -185,10 +189,12 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
                 told_attempt, told_place = ticket.attempt, (0, None)
                 waited_s = self._clock.monotonic() - ticket.opened_at_s
                 self._metrics.count_plan(ticket.attempt, waited_s, ticket.standing.tier)
+                details = self._planner.details(ticket)
                 plan = pb.Plan(
                     attempt=ticket.attempt,
-                    pipeline=pipeline_message(ticket.pipeline),
-                    predicted_step_us=ticket.pipeline.time_us,
+                    pipeline=pipeline_message(ticket.pipeline, details),
+                    predicted_step_us=details.step_us,
+                    held_token_count=details.held_token_count,
                     queued_ms=_milliseconds(waited_s) if ticket.attempt == 1 else 0,
                 )
                 yield pb.PlanResponse(plan=plan)
@@ -231,25 +237,24 @@ def request_of(opening: pb.PlanOpen) -> Request:
     )
 
 
-def pipeline_message(pipeline: Pipeline) -> pipeline_pb2.Pipeline:
+def pipeline_message(
+    pipeline: Pipeline, details: PlanDetails | None = None
+) -> pipeline_pb2.Pipeline:
     first = pipeline.stages[0]
     return pipeline_pb2.Pipeline(
         pipeline_id=pipeline.pipeline_id,
         revision=pipeline.revision,
         model=first.model,
         model_revision=first.revision,
-        stages=[
-            pipeline_pb2.PipelineStage(
-                node_id=stage.node_id,
-                incarnation=stage.incarnation,
-                layer_start=stage.layer_start,
-                layer_stop=stage.layer_stop,
-                locator=stage.locator,
-            )
-            for stage in pipeline.stages
-        ],
+        stages=[_stage_message(stage) for stage in pipeline.stages],
         block_size_tokens=first.block_size_tokens,
         context_length=pipeline.context_length,
+        standbys=[
+            pipeline_pb2.Standby(stage_index=index, stage=_stage_message(standby))
+            for index, standbys in enumerate(details.standbys if details else ())
+            for standby in standbys
+        ],
+        privacy=details.privacy if details else None,
     )
 
 
@@ -297,6 +302,16 @@ def _placement_message(candidate: Candidate) -> pb.PlacementCandidate:
     )
 
 
+def _stage_message(stage: Engine) -> pipeline_pb2.PipelineStage:
+    return pipeline_pb2.PipelineStage(
+        node_id=stage.node_id,
+        incarnation=stage.incarnation,
+        layer_start=stage.layer_start,
+        layer_stop=stage.layer_stop,
+        locator=stage.locator,
+    )
+
+
 def _model_state(state: ModelState) -> pb.ModelState:
     return pb.ModelState(
         model=state.model,
@@ -313,6 +328,9 @@ def _model_state(state: ModelState) -> pb.ModelState:
         readiness=_READINESS[state.readiness],
         loading_percent=state.loading_percent,
         is_loadable=state.is_loadable,
+        kv_format=state.kv_format,
+        block_size_tokens=state.block_size_tokens,
+        shares_prefixes=state.shares_prefixes,
     )
 
 

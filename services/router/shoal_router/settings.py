@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shoal_common.settings import ServiceSettings
+from shoal_common.settings import AlsoReads, ServiceSettings
 
 TierName = Literal["bronze", "silver", "gold", "platinum"]
 
@@ -22,8 +22,24 @@ class Settings(ServiceSettings, service="router"):
     """An engine that a driver has lost comes back with a heartbeat this much later, or more."""
     node_count_max: int = Field(default=1024, ge=1, le=65536)
     """Workers remembered at most; beats of further ones are refused and counted."""
-    pipelines_per_model: int = Field(default=4, ge=1, le=64)
-    """Pipelines kept per model at most; they share no engine."""
+    pipelines_per_model: int = Field(default=16, ge=1, le=64)
+    """Pipelines kept per model at most; they may share engines."""
+    partial_ranges: bool = True
+    """A stage may use a part of the layers that a worker holds, so that overlapping ranges join."""
+    flow_interval_s: float = Field(default=5.0, gt=0, le=3600)
+    """How often pipelines are looked for again while measured times move."""
+    spread_count: int = Field(default=8, ge=1, le=65536)
+    """A worker with so many requests more than its share gets no further ones, ..."""
+    spread_factor: float = Field(default=1.5, ge=1, le=100)
+    """... if that is also so many times its share."""
+    prefix_blocks_max: int = Field(default=500_000, ge=0, le=100_000_000)
+    """Blocks of held prefixes that are remembered, about 150 bytes each; 0 ignores prefixes."""
+    sessions_max: int = Field(default=100_000, ge=0, le=10_000_000)
+    """Sessions whose pipeline is remembered at most."""
+    session_ttl_s: float = Field(default=3600.0, gt=0, le=30 * 86400)
+    """Seconds without a request after which a session may go anywhere."""
+    redis_url: Annotated[str, AlsoReads("REDIS_URL")] = ""
+    """Redis that keeps sessions over a restart; empty: they are forgotten then."""
     in_flight_max: int = Field(default=32, ge=1, le=65536)
     """Plans that one engine carries at once, or fewer if it runs fewer; further requests wait."""
     waiting_max: int = Field(default=512, ge=0, le=65536)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from shoal_common.errors import ShoalError
 from shoal_router.pipeline import Pipeline
+from shoal_router.policy import Choice
+from shoal_router.privacy import Demand
 from shoal_router.request import Request
 from shoal_router.tiers import Standing
 
@@ -26,6 +28,8 @@ class Ticket:
     attempt: int = 0
     excluded: set[str] = field(default_factory=set)
     lost_nodes: list[str] = field(default_factory=list)
+    choice: Choice | None = None
+    """What was last found best for it, and at what cost."""
     pipeline: Pipeline | None = None
     granted_at_s: float = 0.0
     error: ShoalError | None = None
@@ -35,6 +39,12 @@ class Ticket:
     loading_percent: int | None = None
     """Set while the model is being loaded for those who wait."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    demand: Demand = field(init=False)
+    """How far its prompt may travel."""
+
+    def __post_init__(self) -> None:
+        self.demand = self.request.demand
 
     @property
     def request_id(self) -> str:
@@ -55,7 +65,7 @@ class Ticket:
         return None if left_s is None else self.opened_at_s + left_s
 
     def may_use(self, pipeline: Pipeline) -> bool:
-        return self.excluded.isdisjoint(pipeline.incarnations)
+        return self.excluded.isdisjoint(pipeline.incarnations) and self.demand.allows(pipeline)
 
 
 Choose = Callable[[Ticket, Sequence[Pipeline]], Pipeline | None]

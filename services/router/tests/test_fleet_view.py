@@ -183,4 +183,5 @@ def test_measured_times_alone_do_not_change_the_version(view: FleetView) -> None
     slower.layer_time_us = 900
     view.hear(beat("a", slower, sequence=2))
     assert view.version == version
-    assert view.engines()[0].layer_time_us == 900
+    # An average over beats: one slow second moves it by a part.
+    assert 100 < view.engines()[0].layer_time_us < 900

@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from shoal_router.pipeline import Costs, Engine, Pipeline, missing_ranges, pipelines_of
+from shoal_router.flow import Fleet, FlowOptions, pipelines_of
+from shoal_router.pipeline import Costs, Engine, Pipeline, missing_ranges
 from shoal_router.testing import engine
 
 COSTS = Costs(layer_time_us=1000, link_us=100, local_link_us=10)
+ONE = FlowOptions(1, costs=COSTS)
 
 
 def found(
-    *engines: Engine, count_max: int = 4, running: tuple[Pipeline, ...] = ()
+    *engines: Engine,
+    count_max: int = 4,
+    running: tuple[Pipeline, ...] = (),
+    uses_parts: bool = True,
 ) -> list[list[str]]:
-    pipelines = pipelines_of(engines, COSTS, count_max=count_max, running=running)
+    options = FlowOptions(count_max, uses_parts=uses_parts, costs=COSTS)
+    pipelines = pipelines_of(Fleet(engines), options, running)
     return [[stage.node_id for stage in p.stages] for p in pipelines]
 
 
@@ -39,7 +45,7 @@ def test_missing_ranges_are_the_gaps(held: list[str], missing: list[str]) -> Non
         pytest.param([engine("a", "0:3"), engine("b", "3:6")], [["a", "b"]], id="two stages"),
         pytest.param([engine("b", "3:6"), engine("a", "0:3")], [["a", "b"]], id="any order"),
         pytest.param([engine("a", "0:3"), engine("b", "4:6")], [], id="gap"),
-        pytest.param([engine("a", "0:4"), engine("b", "3:6")], [], id="overlap does not join"),
+        pytest.param([engine("a", "0:4"), engine("b", "3:6")], [["a", "b"]], id="overlap joins"),
         pytest.param(
             [engine("a", layer_time_us=900), engine("b", "0:3"), engine("c", "3:6")],
             [["a"], ["b", "c"]],
@@ -52,8 +58,8 @@ def test_missing_ranges_are_the_gaps(held: list[str], missing: list[str]) -> Non
         ),
         pytest.param(
             [engine("a", "0:2"), engine("b", "2:6"), engine("c", "2:4"), engine("d", "4:6")],
-            [["a", "b"]],
-            id="fewer hops win",
+            [["a", "b"], ["a", "c", "d"]],
+            id="fewer hops come first, and what is left carries more",
         ),
         pytest.param(
             [engine("a", "0:3"), engine("a", "3:6"), engine("b", "3:6")],
@@ -74,7 +80,11 @@ def test_missing_ranges_are_the_gaps(held: list[str], missing: list[str]) -> Non
             id="pipelines share no engine",
         ),
         pytest.param(
-            [engine("a", "0:4"), engine("b", "3:6"), engine("c", revision="r0")],
+            [
+                engine("a", "0:3"),
+                engine("b", "3:6", block_size_tokens=32),
+                engine("c", revision="r0"),
+            ],
             [["c"]],
             id="a revision that joins beats one that only covers",
         ),
@@ -91,11 +101,12 @@ def test_pipelines_of(engines: list[Engine], expected: list[list[str]]) -> None:
 
 def test_predicted_time_adds_layers_and_hops() -> None:
     engines = [engine("a", "0:2", layer_time_us=50), engine("b", "2:6", layer_time_us=200)]
-    assert pipelines_of(engines, COSTS, count_max=1)[0].time_us == 2 * 50 + 100 + 4 * 200
+    there_and_back_us = 2 * 100
+    assert pipelines_of(Fleet(engines), ONE)[0].time_us == 2 * 50 + 4 * 200 + there_and_back_us
 
 
 def test_unmeasured_fleet_uses_the_assumed_layer_time() -> None:
-    assert pipelines_of([engine("a", layer_time_us=0)], COSTS, count_max=1)[0].time_us == 6000
+    assert pipelines_of(Fleet([engine("a", layer_time_us=0)]), ONE)[0].time_us == 6000
 
 
 def test_number_of_pipelines_is_bounded() -> None:
@@ -108,31 +119,31 @@ def test_order_of_engines_changes_nothing() -> None:
 
 
 def test_running_pipeline_stays_while_a_new_one_is_barely_faster() -> None:
-    running = pipelines_of([engine("a", "0:3"), engine("b", "3:6")], COSTS, count_max=1)
+    running = pipelines_of(Fleet([engine("a", "0:3"), engine("b", "3:6")]), ONE)
     now = [engine("a", "0:3"), engine("b", "3:6"), engine("c", "3:6", layer_time_us=90)]
     assert found(*now, running=running) == [["a", "b"]]
 
 
 def test_running_pipeline_gives_way_to_a_much_faster_one() -> None:
-    running = pipelines_of([engine("a", "0:3"), engine("b", "3:6")], COSTS, count_max=1)
+    running = pipelines_of(Fleet([engine("a", "0:3"), engine("b", "3:6")]), ONE)
     now = [engine("a", "0:3"), engine("b", "3:6", layer_time_us=500), engine("c", "3:6")]
     assert found(*now, running=running) == [["a", "c"]]
 
 
 def test_running_chain_gives_way_to_a_single_machine() -> None:
-    running = pipelines_of([engine("a", "0:3"), engine("b", "3:6")], COSTS, count_max=1)
+    running = pipelines_of(Fleet([engine("a", "0:3"), engine("b", "3:6")]), ONE)
     now = [engine("a", "0:3"), engine("b", "3:6"), engine("c", layer_time_us=100)]
     assert found(*now, running=running) == [["c"], ["a", "b"]]
 
 
 def test_running_pipeline_that_lost_a_stage_is_not_kept() -> None:
-    running = pipelines_of([engine("a", "0:3"), engine("b", "3:6")], COSTS, count_max=1)
+    running = pipelines_of(Fleet([engine("a", "0:3"), engine("b", "3:6")]), ONE)
     assert found(engine("a", "0:3"), running=running) == []
 
 
 def test_pipeline_id_names_nodes_and_ranges_not_processes() -> None:
     def only(*engines: Engine) -> str:
-        return pipelines_of(engines, COSTS, count_max=1)[0].pipeline_id
+        return pipelines_of(Fleet(engines), ONE)[0].pipeline_id
 
     first = only(engine("a", "0:3"), engine("b", "3:6"))
     assert first == only(engine("a", "0:3", incarnation="restarted"), engine("b", "3:6"))
@@ -142,4 +153,4 @@ def test_pipeline_id_names_nodes_and_ranges_not_processes() -> None:
 
 def test_context_is_the_shortest_of_the_stages() -> None:
     engines = [engine("a", "0:3", context_length=512), engine("b", "3:6", context_length=256)]
-    assert pipelines_of(engines, COSTS, count_max=1)[0].context_length == 256
+    assert pipelines_of(Fleet(engines), ONE)[0].context_length == 256

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -19,13 +20,17 @@ from shoal_router.errors import (
     RouterStarting,
 )
 from shoal_router.fleet_view import FleetView
+from shoal_router.flow import FlowOptions
+from shoal_router.formation import Formation, FormationOptions
 from shoal_router.loading import LoadOptions, Loads
 from shoal_router.metrics import Metrics
 from shoal_router.offers import OfferOptions, Offers
 from shoal_router.orders import Orders
-from shoal_router.pipeline import Costs
 from shoal_router.planner import Planner, PlannerOptions
+from shoal_router.policy import Policy, PolicyOptions
+from shoal_router.prefix_index import PrefixIndex
 from shoal_router.request import Request
+from shoal_router.sessions import NoStore, Sessions
 from shoal_router.testing import MODEL, FakeAgents, beat, status
 from shoal_router.ticket import Ticket
 
@@ -37,22 +42,29 @@ class Fleet:
     admission: Admission
     planner: Planner
 
-    def open(self, request_id: str = "req") -> Ticket:
-        return self.planner.open(Request(request_id, MODEL))
+    def open(self, request_id: str = "req", **asked: Any) -> Ticket:
+        return self.planner.open(Request(request_id, MODEL, **asked))
 
 
-def make_fleet(*, plan_wait_s: float = 0.0, in_flight_max: int = 8) -> Fleet:
+def make_fleet(
+    *, plan_wait_s: float = 0.0, in_flight_max: int = 8, uses_parts: bool = True
+) -> Fleet:
     clock = FakeClock()
     view = FleetView(clock)
     admission = Admission(Bounds(in_flight_max, waiting_max=8), clock=clock)
-    options = PlannerOptions(Costs(), plan_wait_s=plan_wait_s)
-    fleet = Fleet(clock, view, admission, make_planner(view, admission, clock, options))
+    options = PlannerOptions(plan_wait_s=plan_wait_s)
+    planner = make_planner(view, admission, clock, options, uses_parts=uses_parts)
     clock.jump(3)
-    return fleet
+    return Fleet(clock, view, admission, planner)
 
 
 def make_planner(
-    view: FleetView, admission: Admission, clock: FakeClock, options: PlannerOptions
+    view: FleetView,
+    admission: Admission,
+    clock: FakeClock,
+    options: PlannerOptions,
+    *,
+    uses_parts: bool = True,
 ) -> Planner:
     """Of a fleet whose shard-stores announce nothing."""
     announcements = Announcements(clock, timeout_s=7.0)
@@ -60,7 +72,10 @@ def make_planner(
     orders = Orders(FakeAgents(), clock)
     offers = Offers(view, announcements, orders, OfferOptions())
     loads = Loads(view, announcements, offers, orders, clock, LoadOptions(), metrics)
-    return Planner(view, admission, clock, options, announcements, loads)
+    formation = Formation(view, clock, FormationOptions(FlowOptions(uses_parts=uses_parts)))
+    sessions = Sessions(clock, NoStore(), ttl_s=60.0, count_max=8)
+    policy = Policy(PrefixIndex(64), sessions, admission.plans_on, formation.times, PolicyOptions())
+    return Planner(view, formation, policy, admission, clock, options, announcements, loads)
 
 
 def node_ids(ticket: Ticket) -> list[str]:
@@ -93,7 +108,7 @@ def test_layers_of_silent_workers_are_missing() -> None:
 
 
 def test_ranges_that_do_not_join_are_named() -> None:
-    fleet = make_fleet()
+    fleet = make_fleet(uses_parts=False)
     fleet.view.hear(beat("a", status("a", "0:4"), status("a", "3:6")))
     with pytest.raises(RangesDoNotJoin, match="0:4 and 3:6"):
         fleet.open()
@@ -118,7 +133,7 @@ def test_unknown_model_names_the_known_ones() -> None:
 def test_a_router_that_just_started_does_not_deny_a_model() -> None:
     clock = FakeClock()
     view, admission = FleetView(clock), Admission(Bounds(1, 1), clock=clock)
-    planner = make_planner(view, admission, clock, PlannerOptions(Costs()))
+    planner = make_planner(view, admission, clock, PlannerOptions())
     with pytest.raises(RouterStarting):
         planner.open(Request("req", MODEL))
     clock.jump(3)

@@ -16,6 +16,7 @@ from aiohttp import web
 from shoal_common.clock import Clock, SystemClock
 from shoal_common.errors import PromptTooLong, ShoalError
 from shoal_common.metrics import new_registry
+from shoal_common.redis_client import connect
 from shoal_common.testing.redis import RedisProcess, start_redis
 from shoal_gateway.access.callers import HOUSE, Caller
 from shoal_gateway.answers import Answers
@@ -28,7 +29,6 @@ from shoal_gateway.images import ImageUrls
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.responses.background import BackgroundRuns
 from shoal_gateway.responses.store import ResponseStore, StoreLimits
-from shoal_gateway.shared import connect
 from shoal_gateway.task import Admitted, ChatTask, Event, Finished, TextDelta, Usage
 
 TENANT_HEADER = "x-test-tenant"

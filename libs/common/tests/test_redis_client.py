@@ -1,4 +1,4 @@
-"""Redis as the gateway uses it."""
+"""Redis as services use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from shoal_common.testing.redis import start_redis
-from shoal_gateway.shared import connect
+from shoal_common.redis_client import connect
 
 
 async def test_cancelling_ends_a_task_wherever_its_call_is(tmp_path: Path) -> None:

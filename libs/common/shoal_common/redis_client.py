@@ -1,4 +1,4 @@
-"""State that replicas of the gateway share and may lose: Redis, where there is one."""
+"""State that processes share and may lose: Redis, where there is one."""
 
 from __future__ import annotations
 
