@@ -15,6 +15,7 @@ from shoal_common import log as shoal_log
 from shoal_common.app import run_service, settle_memory, until_signal, write_ready_file
 from shoal_common.clock import Clock, SystemClock
 from shoal_common.metrics import new_registry
+from shoal_common.redis_client import connect
 from shoal_common.rpc import RpcChannel
 from shoal_common.settings import load
 from shoal_common.side import SideServer
@@ -75,7 +76,6 @@ from shoal_gateway.responses.store import ResponseStore, StoreLimits
 from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings, found_variables, search_path
 from shoal_gateway.shape import ReadingRules
-from shoal_gateway.shared import connect
 from shoal_gateway.traits import TraitsLibrary
 
 LINGERING_S = 2.0
