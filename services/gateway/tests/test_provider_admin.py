@@ -177,6 +177,9 @@ async def test_models_are_listed_by_the_names_that_lead_to_them(admin: Admin) ->
         assert set(names[1:]) == {model["id"] for model in answer["models"]}
         shown = await client.models.retrieve("llama-3.3-70b-versatile")
         assert shown.owned_by == "groq"
+    # Whoever answers for a model, the same is said of it, if only that it is not known.
+    rows = (await admin.get("/v1/models"))["data"]
+    assert len({tuple(row) for row in rows}) == 1
     # All answers came from one question to each.
     assert admin.provider.list_count == 2
 

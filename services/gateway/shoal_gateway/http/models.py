@@ -86,8 +86,11 @@ def hosted_object(model: ProviderModel) -> dict[str, Any]:
         "owned_by": model.provider,
         "is_ready": True,
         "state": "ready",
+        "loading_percent": None,
         "context_length": model.context_length or None,
         "ctx_size": model.context_length or None,
+        "multimodal": None,
+        "thinking_levels": None,
     }
 
 
