@@ -102,7 +102,8 @@ class GgufModel:
             "attention_bias": "blk.0.attn_q.bias" in self._tensors,
             "mlp_bias": "blk.0.ffn_up.bias" in self._tensors,
             "hidden_act": "silu",
-            "torch_dtype": "bfloat16",
+            # What blocks become when they are read.
+            "torch_dtype": "float32",
         }
         if is_mistral:
             config["sliding_window"] = window
