@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -94,6 +95,16 @@ async def test_a_stream_names_its_stages_first_and_their_times_last(
     _, told, after = reply.text.partition(COMMENT)
     assert told
     assert LAST_WORDS[path] in after
+
+
+async def test_an_answer_leaves_a_line_with_the_time_of_each_stage(
+    timed: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "shoal_gateway.http.trail")
+    await post(timed, "/v1/chat/completions", CHAT)
+    (line,) = [vars(record) for record in caplog.records if record.message == "answer timed"]
+    assert (line["diag"], line["stages"], line["queued_ms"]) == ("timing", ["node-a@0:6"], 4)
+    assert (line["queue_ms"], line["compute_ms"], line["wire_ms"]) == ([0.25], [12.5], [0])
 
 
 async def test_openais_client_reads_past_the_times(timed: Fleet) -> None:

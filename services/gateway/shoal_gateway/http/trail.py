@@ -9,11 +9,14 @@ server-sent events pass over. What providers answer leaves no trail.
 
 from __future__ import annotations
 
+import logging
 import re
 
 from aiohttp import web
 
 from shoal_gateway.task import Admitted, Event, Finished, Route, StageTime
+
+log = logging.getLogger(__name__)
 
 ROUTE_HEADER = "x-shoal-route"
 TIMING_HEADER = "Server-Timing"
@@ -38,6 +41,7 @@ class Trail:
             self._note_route(event.route)
         if isinstance(event, Finished):
             self._times += event.times
+            self._log(event)
             self.is_news = bool(self._routes)
 
     def headers(self) -> dict[str, str]:
@@ -59,6 +63,23 @@ class Trail:
     def _note_route(self, route: Route) -> None:
         self._routes[route.pipeline_id, *route.stages] = None
         self._queued_ms = max(self._queued_ms or 0, route.queued_ms)
+
+    def _log(self, finished: Finished) -> None:
+        if finished.route is None or not log.isEnabledFor(logging.DEBUG):
+            return
+        fields: dict[str, object] = {
+            "diag": "timing",
+            "pipeline_id": finished.route.pipeline_id,
+            "stages": list(finished.route.stages),
+            "queued_ms": self._queued_ms,
+            "tokens": finished.usage.completion_tokens,
+            "cached_tokens": finished.usage.cached_tokens,
+        }
+        for name in ("queue", "compute", "wire"):
+            fields[f"{name}_ms"] = [
+                round(getattr(time, f"{name}_us") / 1000, 3) for time in finished.times
+            ]
+        log.debug("answer timed", extra=fields)
 
     def _timings(self) -> list[str]:
         timings = [f"queue;dur={self._queued_ms}"]
