@@ -107,6 +107,7 @@ class Acquisition:
         self._shop = workshop
         self._order = order
         self._progress = progress
+        self._away: ShoalError | None = None
 
     async def run(self) -> None:
         """Bring what was ordered here.
@@ -117,6 +118,11 @@ class Acquisition:
             try:
                 await self._once()
                 return
+            except NoSource as err:
+                if self._away is None:
+                    raise
+                # The source that was named could not be reached, and nobody else has it.
+                raise self._away from err
             except RemoteChanged:
                 # The changed file's header may be another one, so everything is planned anew;
                 # shards of files that did not change are known by their keys.
@@ -178,6 +184,7 @@ class Acquisition:
                 if failure_count > self._shop.retry_count_max:
                     if may_fail:
                         log.warning("source is away", extra={"source": source.name})
+                        self._away = err
                         return None
                     raise
                 wait_s = _BACKOFF_S * 2 ** (failure_count - 1)

@@ -97,8 +97,8 @@ class PartialShard:
             raise storage_error(err, len(view), self._path.parent) from err
 
     def mark(self) -> None:
-        """Make what is here survive a crash. Raises StorageFull."""
-        if self.size_bytes == self._marked_bytes:
+        """Make what is here survive a crash; nothing when it is closed. Raises StorageFull."""
+        if self.size_bytes == self._marked_bytes or self._descriptor < 0:
             return
         unfinished = self._mark_path.with_suffix(".tmp")
         mark = {"size_bytes": self.size_bytes, "digest": self._hasher.hexdigest()}
@@ -121,6 +121,7 @@ class PartialShard:
             os.fsync(self._descriptor)
         except OSError as err:
             raise storage_error(err, self.size_bytes, self._path.parent) from err
+        self.close()
         blobs.adopt(self._path, ref)
         self._mark_path.unlink(missing_ok=True)
         self._quarantine_path.unlink(missing_ok=True)
