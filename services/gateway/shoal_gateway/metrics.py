@@ -12,6 +12,50 @@ from shoal_common.metrics import DURATION_BUCKETS_S, TOKEN_BUCKETS_S
 from shoal_gateway.task import Admitted, Event, Finished, TextDelta, Usage
 
 
+class ProviderFamilies:
+    """The metric objects that every provider has a child of."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "shoal_gateway_provider_requests_total",
+            "Requests to providers by outcome, each with its retries.",
+            ("provider", "outcome"),
+            registry=registry,
+        )
+        self.retries = Counter(
+            "shoal_gateway_provider_retries_total",
+            "Requests to providers sent once more.",
+            ("provider",),
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "shoal_gateway_provider_duration_seconds",
+            "Time from a request to a provider to the end of its answer, retries included.",
+            ("provider",),
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.first_byte = Histogram(
+            "shoal_gateway_provider_time_to_first_byte_seconds",
+            "Time from a request to a provider to the head of its answer, retries included.",
+            ("provider",),
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "shoal_gateway_provider_in_flight",
+            "Requests with a provider now.",
+            ("provider",),
+            registry=registry,
+        )
+        self.breakers_open = Gauge(
+            "shoal_gateway_provider_breakers_open",
+            "Models of a provider that are left alone after repeated failures.",
+            ("provider",),
+            registry=registry,
+        )
+
+
 class Metrics:
     """All metric objects; labels come from closed sets."""
 
@@ -55,44 +99,7 @@ class Metrics:
         self.tokens = Counter(
             "shoal_gateway_tokens_total", "Tokens by kind.", ("kind",), registry=registry
         )
-        self.provider_requests = Counter(
-            "shoal_gateway_provider_requests_total",
-            "Requests to providers by outcome, each with its retries.",
-            ("provider", "outcome"),
-            registry=registry,
-        )
-        self.provider_retries = Counter(
-            "shoal_gateway_provider_retries_total",
-            "Requests to providers sent once more.",
-            ("provider",),
-            registry=registry,
-        )
-        self.provider_duration = Histogram(
-            "shoal_gateway_provider_duration_seconds",
-            "Time from a request to a provider to the end of its answer, retries included.",
-            ("provider",),
-            buckets=DURATION_BUCKETS_S,
-            registry=registry,
-        )
-        self.provider_first_byte = Histogram(
-            "shoal_gateway_provider_time_to_first_byte_seconds",
-            "Time from a request to a provider to the head of its answer, retries included.",
-            ("provider",),
-            buckets=DURATION_BUCKETS_S,
-            registry=registry,
-        )
-        self.provider_in_flight = Gauge(
-            "shoal_gateway_provider_in_flight",
-            "Requests with a provider now.",
-            ("provider",),
-            registry=registry,
-        )
-        self.provider_breakers_open = Gauge(
-            "shoal_gateway_provider_breakers_open",
-            "Models of a provider that are left alone after repeated failures.",
-            ("provider",),
-            registry=registry,
-        )
+        self.providers = ProviderFamilies(registry)
         self._prompt_tokens = self.tokens.labels("prompt")
         self._completion_tokens = self.tokens.labels("completion")
         # Finding a child by its labels takes ten times as long as counting.
@@ -118,14 +125,15 @@ class ProviderMetrics:
     """What is counted of one provider. Its name is one of the twelve or stands in the settings."""
 
     def __init__(self, metrics: Metrics, provider: str) -> None:
-        self._requests = metrics.provider_requests
+        families = metrics.providers
+        self._requests = families.requests
         self._provider = provider
         self._by_outcome: dict[str, Counter] = {}
-        self._retries = metrics.provider_retries.labels(provider)
-        self._duration = metrics.provider_duration.labels(provider)
-        self._first_byte = metrics.provider_first_byte.labels(provider)
-        self._in_flight = metrics.provider_in_flight.labels(provider)
-        self._breakers_open = metrics.provider_breakers_open.labels(provider)
+        self._retries = families.retries.labels(provider)
+        self._duration = families.duration.labels(provider)
+        self._first_byte = families.first_byte.labels(provider)
+        self._in_flight = families.in_flight.labels(provider)
+        self._breakers_open = families.breakers_open.labels(provider)
 
     def watch(self, in_flight: Callable[[], int], breakers_open: Callable[[], int]) -> None:
         """Ask these whenever the metrics are read."""
