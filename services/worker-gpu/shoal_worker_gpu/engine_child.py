@@ -163,7 +163,6 @@ class EngineChild:
         self._status.layer_count = backend.layer_count
         self._status.context_length = backend.context_length
         self._status.weight_bytes = backend.weight_bytes
-        self._status.kv_format = backend.kv_format
         return backend
 
     async def _compute(self, backend: Backend, thread: ThreadPoolExecutor) -> None:
@@ -194,8 +193,9 @@ def running_max(settings: Settings) -> int:
 
 
 def note_load(engine: Engine, status: pipeline_pb2.EngineStatus) -> None:
-    """Write into `status` how much of the engine is taken, and how fast it is."""
+    """Write into `status` what KV depends on, how much is taken, and how fast the engine is."""
     backend = engine.core.backend
+    status.kv_format = backend.kv_format
     status.kv_blocks_total = backend.blocks_total
     status.kv_blocks_free = backend.blocks_free
     status.running_count = engine.head.running_count
