@@ -105,6 +105,8 @@ def _verdict(model: str, told: router_pb2.ExplainPlanResponse) -> str:
         return f"{model} would go to {stages}, {step} a token ({tier_name(told.tier)} tier{queue})"
     if told.candidates and not told.problem:
         return f"{model} would wait for a slot ({tier_name(told.tier)} tier{queue})"
+    if not told.problem:
+        return f"{model} would be loaded first; a request would wait for it"
     return f"{model} has no plan now"
 
 

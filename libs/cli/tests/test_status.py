@@ -17,7 +17,7 @@ from rich.console import Console
 from shoal.router.v1 import router_pb2 as pb
 from shoal.router.v1 import router_pb2_grpc
 from shoal.worker.v1 import pipeline_pb2
-from shoal_cli import pids
+from shoal_cli import pids, plan
 from shoal_cli import status as view
 from shoal_cli.errors import NotRunning
 from shoal_common.errors import UnknownModel
@@ -263,6 +263,20 @@ async def test_plan_as_json(tmp_path: Path, router: FakeRouter) -> None:
     assert code == 0
     assert [c["is_chosen"] for c in told["candidates"]] == [True, False]
     assert told["placements"][0]["ranges"] == ["a@0:6"]
+
+
+def test_a_plan_that_waits_says_what_for() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    waiting = pb.ExplainPlanResponse(tier=pb.TIER_SILVER, waiting_count=3)
+    for each in plan.rendered("m", waiting):
+        console.print(each)
+    waiting.candidates.add(pipeline=pipeline(*STAGES), reason="full")
+    for each in plan.rendered("m", waiting):
+        console.print(each)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "m would be loaded first" in text
+    assert "m would wait for a slot (silver tier; 3 wait already)" in text
 
 
 async def test_a_model_without_a_plan_fails_with_the_routers_words(

@@ -248,10 +248,18 @@ def _routing(
 
 
 def _weighing(policy: Policy) -> Weigh:
-    def weigh(ticket: Ticket, pipeline: Pipeline) -> Weighed:
-        (found,) = policy.candidates(ticket.request, [pipeline])
-        refusal = "" if ticket.may_use(pipeline) else "it does not keep to the privacy asked for"
-        return Weighed(found.cost_us, found.held_token_count, refusal)
+    def weigh(ticket: Ticket, pipelines: Sequence[Pipeline]) -> list[Weighed]:
+        return [
+            Weighed(
+                found.cost_us,
+                found.held_token_count,
+                is_crowded=found.is_crowded,
+                refusal=""
+                if ticket.may_use(found.pipeline)
+                else "it does not keep to the privacy asked for",
+            )
+            for found in policy.candidates(ticket.request, pipelines)
+        ]
 
     return weigh
 

@@ -26,6 +26,7 @@ def plan_given(ticket: Ticket, candidate_count: int, waited_s: float) -> None:
         "pipeline_id": ticket.pipeline.pipeline_id,
         "stages": [f"{s.node_id}@{s.layer_start}:{s.layer_stop}" for s in stages],
         "candidates": candidate_count,
+        "held_tokens": ticket.choice.candidate.held_token_count if ticket.choice else 0,
         "waited_ms": round(waited_s * 1000),
     }
     log.debug("plan given", extra=_about(ticket) | fields)

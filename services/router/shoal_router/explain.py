@@ -12,26 +12,31 @@ from dataclasses import dataclass
 from shoal_router.admission import Admission
 from shoal_router.pipeline import Pipeline
 from shoal_router.placement import Placements
-from shoal_router.planner import Planner
+from shoal_router.planner import Planner, Readiness
 from shoal_router.request import Request
 from shoal_router.ticket import Ticket
 from shoal_router.tiers import Tier
+
+LEAST = "costs least"
+"""A policy's own word for its usual reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
     """What a policy thinks of a pipeline for one request.
 
-    cost_us: lower wins. held_token_count: of the prompt, on every stage. refusal: why the request
-    must not go this way; empty when it may.
+    cost_us: lower wins. held_token_count: of the prompt, on every stage. is_crowded: far above its
+    share of the load. refusal: why the request must not go this way; empty when it may.
     """
 
     cost_us: float
     held_token_count: int = 0
+    is_crowded: bool = False
     refusal: str = ""
 
 
-Weigh = Callable[[Ticket, Pipeline], Weighed]
+Weigh = Callable[[Ticket, Sequence[Pipeline]], Sequence[Weighed]]
+"""In the order of the pipelines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,8 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The chosen way first, then by cost. problem: why there is no plan; empty where there is."""
+    """The chosen way first, then by cost. problem: why a request would be refused; empty where it
+    would run, or wait, for a slot or for the model to be loaded."""
 
     ways: tuple[Way, ...]
     placements: Placements | None
@@ -80,12 +86,10 @@ class Explainer:
         """Raises what opening a plan for a model that does not exist raises."""
         ticket = self._planner.probe(request)
         pipelines = self._planner.pipelines_for(ticket)
-        problem = ""
-        if not pipelines:
-            problem = str(self._planner.why_not(ticket))
         ways = self._ways(ticket, pipelines)
-        if pipelines and all(way.weighed.refusal for way in ways):
-            problem = f"none of the {len(ways)} pipelines may be used: {ways[0].weighed.refusal}"
+        problem = ""
+        if all(way.weighed.refusal for way in ways) and not self._comes(request.model):
+            problem = str(self._planner.why_not(ticket))
         return Explanation(
             ways=ways,
             placements=await self._placements(request.model),
@@ -94,8 +98,14 @@ class Explainer:
             problem=problem,
         )
 
+    def _comes(self, model: str) -> bool:
+        """Whether a request would wait for the model to be loaded."""
+        on_its_way = (Readiness.LOADABLE, Readiness.LOADING)
+        states = self._planner.model_states()
+        return any(state.model == model and state.readiness in on_its_way for state in states)
+
     def _ways(self, ticket: Ticket, pipelines: Sequence[Pipeline]) -> tuple[Way, ...]:
-        weighed = {p: self._weigh(ticket, p) for p in pipelines}
+        weighed = dict(zip(pipelines, self._weigh(ticket, pipelines), strict=True))
         free = [p for p in pipelines if self._admission.has_room(p) and not weighed[p].refusal]
         chosen = self._admission.choose(ticket, free) if free else None
         ways = [
@@ -104,14 +114,18 @@ class Explainer:
                 weighed=weighed[pipeline],
                 in_flight_count=self._admission.load(pipeline),
                 is_chosen=pipeline is chosen,
-                reason=self._reason(pipeline, weighed, chosen),
+                reason=self._reason(ticket, pipeline, weighed, chosen),
             )
             for pipeline in pipelines
         ]
         return tuple(sorted(ways, key=lambda w: (not w.is_chosen, w.weighed.cost_us)))
 
     def _reason(
-        self, pipeline: Pipeline, weighed: dict[Pipeline, Weighed], chosen: Pipeline | None
+        self,
+        ticket: Ticket,
+        pipeline: Pipeline,
+        weighed: dict[Pipeline, Weighed],
+        chosen: Pipeline | None,
     ) -> str:
         own = weighed[pipeline]
         if own.refusal:
@@ -119,12 +133,13 @@ class Explainer:
         if not self._admission.has_room(pipeline):
             return f"full: its busiest stage carries {self._admission.load(pipeline)} requests"
         if pipeline is chosen:
-            cheaper = [p for p, w in weighed.items() if w.cost_us < own.cost_us and not w.refusal]
-            if not cheaper:
-                return "costs least"
-            if any(self._admission.has_room(p) for p in cheaper):
-                return "takes its share of the requests"
-            return "costs least of those that have room"
+            is_least = all(own.cost_us <= w.cost_us for w in weighed.values() if not w.refusal)
+            reason = ticket.choice.reason if ticket.choice is not None else LEAST
+            return (
+                reason if is_least or reason != LEAST else "costs least of those that may take it"
+            )
+        if own.is_crowded:
+            return f"carries far more than its share: {self._admission.load(pipeline)} requests"
         if chosen is None:
             return "not chosen: the request would wait"
         return f"costs {own.cost_us / max(weighed[chosen].cost_us, 1.0):.2f} times the chosen one"
@@ -137,5 +152,6 @@ class Explainer:
         async with self._placing:
             return await asyncio.to_thread(considered)
 
-    def _by_load(self, ticket: Ticket, pipeline: Pipeline) -> Weighed:
-        return Weighed(float((self._admission.load(pipeline) + 1) * max(pipeline.time_us, 1)))
+    def _by_load(self, ticket: Ticket, pipelines: Sequence[Pipeline]) -> list[Weighed]:
+        load = self._admission.load
+        return [Weighed(float((load(p) + 1) * max(p.time_us, 1))) for p in pipelines]

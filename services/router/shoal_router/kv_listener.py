@@ -45,8 +45,15 @@ class KvListener:
         """A message of an engine; what is none is dropped."""
         changes = _parsed(subject, payload)
         if changes is None:
-            log.warning("kv message malformed", extra={"size_bytes": len(payload)})
+            log.warning(
+                "kv message malformed", extra={"diag": "prefix", "size_bytes": len(payload)}
+            )
             return
+        if log.isEnabledFor(logging.DEBUG):
+            blocks = {"stored": len(changes.stored), "forgotten": len(changes.forgotten)}
+            log.debug(
+                "prefixes heard", extra={"diag": "prefix", "node_id": changes.node_id, **blocks}
+            )
         if not self._index.hear(changes):
             self._ask(changes.node_id)
 
@@ -89,7 +96,8 @@ class KvListener:
             payload = await self._bus.request(subject, b"", SNAPSHOT_TIMEOUT_S)
             snapshot = kv_pb2.KvSnapshot.FromString(payload)
         except (ShoalError, DecodeError, OSError) as err:
-            log.info("no kv snapshot", extra={"node_id": node_id, "error": type(err).__name__})
+            fields = {"diag": "prefix", "node_id": node_id, "error": type(err).__name__}
+            log.info("no kv snapshot", extra=fields)
             return
         engines = [e for e in snapshot.engines if e.node_id == node_id and _is_sane(e)]
         self._index.replace(node_id, engines)

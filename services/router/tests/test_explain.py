@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from shoal.common.v1 import chat_pb2
 from shoal.router.v1 import router_pb2 as pb
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.errors import ShoalError, UnknownModel
@@ -54,7 +55,7 @@ async def test_what_is_explained_is_what_a_plan_gets_and_takes_no_slot() -> None
         assert await call.plan() == (1, [chosen.pipeline.stages[0].node_id])
         explained = await explain(fleet)
         assert [c.reason for c in explained.candidates] == [
-            "costs least of those that have room",
+            "costs least of those that may take it",
             "full: its busiest stage carries 1 requests",
         ]
         assert explained.candidates[0].pipeline.stages[0].node_id == "slow"
@@ -69,6 +70,31 @@ async def test_a_full_fleet_says_that_the_request_would_wait() -> None:
         assert (explained.waiting_count, explained.tier) == (1, pb.TIER_SILVER)
         assert [c.is_chosen for c in explained.candidates] == [False]
         assert explained.candidates[0].reason.startswith("full")
+
+
+async def test_a_session_is_explained_to_stay_where_it_was() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(of_speed("a", 100))
+        call = await fleet.open(session_id="s")
+        assert await call.plan() == (1, ["a"])
+        await fleet.hear(of_speed("b", 10))
+        explained = await explain(fleet, session_id="s")
+        first = explained.candidates[0]
+        assert first.pipeline.stages[0].node_id == "a"
+        assert first.reason == "its session went there before"
+        assert "times the chosen one" in explained.candidates[1].reason
+
+
+async def test_privacy_that_no_pipeline_keeps_is_the_problem() -> None:
+    async with fleet_of() as fleet:
+        far = beat("a")
+        far.reach = pipeline_pb2.REACH_PUBLIC
+        await fleet.hear(far)
+        explained = await explain(fleet, privacy=chat_pb2.PRIVACY_LABEL_POOL)
+        assert not any(c.is_chosen for c in explained.candidates)
+        refused = await (await fleet.open(privacy=chat_pb2.PRIVACY_LABEL_POOL)).error()
+        assert explained.problem == str(refused)
+        assert "privacy" in explained.candidates[0].reason
 
 
 async def test_without_a_pipeline_the_problem_is_what_a_plan_would_be_refused_with() -> None:
@@ -90,6 +116,7 @@ async def test_placements_are_explained_for_a_model_that_nobody_holds() -> None:
         chosen = [p for p in explained.placements if p.is_chosen]
         assert [[r.node_id for r in p.ranges] for p in chosen] == [["big"]]
         assert all(p.reason for p in explained.placements)
+        assert explained.problem == "", "a request would have it loaded, and wait"
 
 
 async def test_an_unknown_model_is_not_explained() -> None:
