@@ -20,6 +20,9 @@ _THRESHOLDS_MAX = 8
 # Machines added to a choice whose ends have no room for embedding or head.
 _EXTRA_MAX = 2
 _STAGES_MAX = 64
+# Machines that are looked at from so many of their own, where links were measured.
+_NEIGHBOURS_MAX = 64
+_SEEDS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,15 @@ def best_chain(
         (m for m in machines if limits[m.node_id] > 0),
         key=lambda m: (ranks.get(m.region, 0), -limits[m.node_id], m.layer_us, m.node_id),
     )
+    pools = [
+        [m for m in able if m.layer_us <= threshold_us]
+        for threshold_us in _thresholds([m.layer_us for m in able])
+    ]
+    if links.rtt_us and len(able) <= _NEIGHBOURS_MAX:
+        pools += _neighbourhoods(able, links, ranks)
     found: list[Chain] = []
-    for threshold_us in _thresholds([m.layer_us for m in able]):
-        pool = [m for m in able if m.layer_us <= threshold_us]
-        needed = len(gap) * slack
-        chosen = _until(pool, limits, needed)
+    for pool in pools:
+        chosen = _until(pool, limits, len(gap) * slack)
         for extra in range(_EXTRA_MAX + 1):
             members = pool[: len(chosen) + extra]
             if not chosen or len(members) < len(chosen) + extra:
@@ -98,6 +105,17 @@ def best_chain(
                 found.append(chain)
                 break
     return min(found, key=lambda c: (c.step_us, len(c.placed)), default=None)
+
+
+def _neighbourhoods(
+    able: Sequence[Machine], links: Links, ranks: Mapping[str, int]
+) -> list[list[Machine]]:
+    """The machines as seen from some of them, the nearest first: where links were measured, those
+    of one region are not alike."""
+    return [
+        sorted(able, key=lambda m: (ranks.get(m.region, 0), links.hop_us(seed, m, 0), m.layer_us))
+        for seed in sorted(able, key=lambda m: (m.layer_us, m.node_id))[:_SEEDS_MAX]
+    ]
 
 
 def _until(pool: Sequence[Machine], limits: Mapping[str, int], needed: float) -> Sequence[Machine]:

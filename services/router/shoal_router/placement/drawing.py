@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shoal_router.placement.candidates import Candidate
-from shoal_router.placement.chains import best_chain
+from shoal_router.placement.chains import Chain, best_chain
 from shoal_router.placement.machines import Fit, Links, Machine, PlacedRange
 from shoal_router.placement.predict import step_us, tokens_per_s
 from shoal_router.placement.regions import Area
@@ -69,15 +69,39 @@ class Board:
         room: Room,
         slack: float = 1.0,
     ) -> list[PlacedRange] | None:
-        """`ranges` with every gap filled by these machines, booked; None where they cannot."""
-        filled, left = list(ranges), list(machines)
-        for gap in gaps(ranges, self.shape.layer_count):
+        """`ranges` with every gap filled by these machines, booked; None where they cannot.
+
+        Where gaps find no machines of their own, one chain of all layers may still do.
+        """
+        count = self.shape.layer_count
+        missing = gaps(ranges, count)
+        for wanted in (missing, [range(count)]) if missing != [range(count)] else (missing,):
+            chains = self._chains(area, machines, wanted, room, slack)
+            if chains is not None:
+                return [*ranges, *(each for chain in chains for each in chain.ranges)]
+        return None
+
+    def _chains(
+        self,
+        area: Area,
+        machines: Sequence[Machine],
+        wanted: Sequence[range],
+        room: Room,
+        slack: float,
+    ) -> list[Chain] | None:
+        """One chain for each gap, booked all or none."""
+        chains: list[Chain] = []
+        left = list(machines)
+        for gap in wanted:
             chain = best_chain(self.shape, left, self.links, room, gap, slack=slack, rank=area.rank)
             if chain is None or not room.take(chain.placed):
+                for each in chains:
+                    room.give_back(each.placed)
                 return None
-            filled += chain.ranges
-            left = [machine for machine in left if machine not in chain.machines]
-        return filled
+            chains.append(chain)
+            used = {machine.node_id for machine in chain.machines}
+            left = [machine for machine in left if machine.node_id not in used]
+        return chains
 
 
 def held_ranges(machine: Machine) -> list[PlacedRange]:

@@ -66,12 +66,12 @@ def _options(board: Board, machines: Sequence[Machine]) -> Iterator[_Option]:
             return
     free = [machine for machine in machines if not machine.is_fixed]
     shown: set[str] = set()
-    for fit in Fit:
-        yield from _singles(board, free, base, fit, shown)
-    chains = list(_chains(board, by_region(free), base))
-    if not chains:
-        chains = list(_chains(board, across(free, board.links), base))
-    yield from chains
+    found = [option for fit in Fit for option in _singles(board, free, base, fit, shown)]
+    found += _chains(board, by_region(free), base)
+    if all(option.candidate.fit is Fit.LEAST for option in found):
+        # Only what no region has room for as it is goes over slow links.
+        found += _chains(board, across(free, board.links), base)
+    yield from found
 
 
 def _singles(

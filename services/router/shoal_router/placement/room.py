@@ -21,6 +21,8 @@ class Room:
         self._shape = shape
         self._fit = fit
         self._left: dict[str, int] = {}
+        # By memory and ends: the same question comes up for every chain that is tried.
+        self._lengths: dict[tuple[int, bool, bool], int] = {}
         self._on_host: Counter[str] = Counter()
         shared: dict[str, int] = {}
         for machine in machines:
@@ -37,8 +39,14 @@ class Room:
 
     def layers_max(self, machine: Machine, *, is_first: bool, is_last: bool) -> int:
         """The longest range that finds room, up to the whole model; it need not be both ends."""
+        key = (self.left_bytes(machine), is_first, is_last)
+        found = self._lengths.get(key)
+        if found is None:
+            found = self._lengths[key] = self._length(*key)
+        return found
+
+    def _length(self, left_bytes: int, is_first: bool, is_last: bool) -> int:
         shape, count = self._shape, self._shape.layer_count
-        left_bytes = self.left_bytes(machine)
         if self.needed_bytes(0, count) <= left_bytes:
             return count
         low, high = 0, count - 1
@@ -96,4 +104,4 @@ def _host(machine: Machine) -> str:
 
 
 def _movable_bytes(machine: Machine) -> int:
-    return sum(held.memory_bytes for held in machine.held if not held.is_pinned)
+    return 0 if machine.is_fixed else sum(held.memory_bytes for held in machine.held)

@@ -21,6 +21,8 @@ from shoal_router.placement.thicken import thicken
 _WEAK_FACTOR = 50.0
 _SLACKS = (1.0, 1.5, 2.5)
 _CHAINS_MAX = 1024
+# Of placements that carry the same, one this much slower may win by what it need not load.
+_AS_QUICK = 0.05
 
 Ranges = list[PlacedRange]
 
@@ -52,7 +54,7 @@ _Variant = Callable[[_Site], Ranges | None]
 def spread(shape: ModelShape, machines: Sequence[Machine], links: Links) -> Placements:
     """Every way considered, the one that carries the most first."""
     board = Board(shape, {m.node_id: m for m in machines}, links)
-    single_us = board.best_single_us(Room(shape, machines, Fit.BESIDE, reuses_held=True))
+    single_us = board.best_single_us(_room(board))
     candidates = [candidate for candidate in _candidates(board) if candidate.covers]
     held = [each for machine in machines for each in held_ranges(machine)]
     candidates.append(board.candidate("as it is", held))
@@ -73,13 +75,14 @@ def _candidates(board: Board) -> Iterator[Candidate]:
     able = [area for area in regions if _can_serve(board, area)]
     for name, variant in _variants():
         if able:
-            drawn = [_draw(board, area, variant) for area in able]
+            room = _room(board)
+            drawn = [_draw(board, area, variant, room) for area in able]
             found = [ranges for ranges in drawn if ranges is not None]
             if found:
                 yield board.candidate(name, [*_fixed(board), *(r for rs in found for r in rs)])
             continue
         for area in across(list(board.machines.values()), board.links):
-            ranges = _draw(board, area, variant)
+            ranges = _draw(board, area, variant, _room(board))
             if ranges is not None:
                 yield board.candidate(f"{name}, {area.name}", [*_fixed(board), *ranges])
 
@@ -88,19 +91,22 @@ def _fixed(board: Board) -> Ranges:
     return [each for m in board.machines.values() if m.is_fixed for each in held_ranges(m)]
 
 
-def _site(board: Board, area: Area) -> _Site:
+def _room(board: Board) -> Room:
+    return Room(board.shape, board.machines.values(), Fit.BESIDE, reuses_held=True)
+
+
+def _site(board: Board, area: Area, room: Room) -> _Site:
     fixed = [each for m in area.machines if m.is_fixed for each in held_ranges(m)]
-    room = Room(board.shape, area.machines, Fit.BESIDE, reuses_held=True)
     return _Site(board, area, room, fixed)
 
 
 def _can_serve(board: Board, area: Area) -> bool:
-    site = _site(board, area)
+    site = _site(board, area, _room(board))
     return board.fill(area, site.movable, site.fixed, site.room) is not None
 
 
-def _draw(board: Board, area: Area, variant: _Variant) -> Ranges | None:
-    ranges = variant(_site(board, area))
+def _draw(board: Board, area: Area, variant: _Variant, room: Room) -> Ranges | None:
+    ranges = variant(_site(board, area, room))
     if ranges is None or gaps(ranges, board.shape.layer_count):
         return None
     return ranges
@@ -183,9 +189,12 @@ def _judged(candidates: Sequence[Candidate], single_us: float) -> tuple[Candidat
     order = sorted(unique, key=lambda c: (-c.tokens_per_s, c.step_us, c.name))
     if not nearly:
         return tuple(replace(each, reason="layers are missing") for each in order)
-    winner = min(
-        nearly, key=lambda c: (c.move_bytes > 0, c.step_us, c.move_bytes, -c.tokens_per_s, c.name)
-    )
+    quick_us = min(c.step_us for c in nearly) * (1 + _AS_QUICK)
+
+    def rank(c: Candidate) -> tuple[object, ...]:
+        return (c.move_bytes > 0, c.step_us > quick_us, c.move_bytes, c.step_us, c.name)
+
+    winner = min(nearly, key=rank)
     losers = [replace(c, reason=_why_not(c, winner, single_us)) for c in order if c is not winner]
     reason = f"{winner.tokens_per_s:.3g} steps/s, {milliseconds(winner.step_us)} a step"
     return (won(winner, reason), *losers)
