@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from shoal_cli import models as model_commands
 from shoal_cli import settings as cli_settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(model_commands.app, name="models")
 
 Port = Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="The gateway's port.")]
 DataDir = Annotated[
@@ -266,9 +269,11 @@ def plan(
         raise NoPlan(model, told.problem)
 
 
-@app.command()
-def models(url: Url = None, data_dir: DataDir = None) -> None:
-    """List the models that the gateway serves."""
+@model_commands.app.callback(invoke_without_command=True)
+def models(context: typer.Context, url: Url = None, data_dir: DataDir = None) -> None:
+    """List the models that the gateway serves; get, pin and remove those that are stored."""
+    if context.invoked_subcommand is not None:
+        return
 
     async def ask() -> list[str]:
         async with _client(url, data_dir) as client:

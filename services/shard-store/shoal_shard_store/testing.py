@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -75,9 +76,9 @@ class FakeHub:
         siblings = []
         for name, data in self.files.items():
             size = self.lying_sizes.get(name, len(data))
-            entry = {"rfilename": name, "size": size, "blobId": self.etag(name)}
+            entry: dict[str, Any] = {"rfilename": name, "size": size, "blobId": self.etag(name)}
             if name.endswith(LARGE_SUFFIXES):
-                entry["lfs"] = {"sha256": self.etag(name), "size": size}  # type: ignore[assignment]
+                entry["lfs"] = {"sha256": self.etag(name), "size": size}
             siblings.append(entry)
         return web.json_response({"id": "acme/tiny", "sha": "c" * 40, "siblings": siblings})
 
