@@ -6,8 +6,8 @@ import asyncio
 import random
 from pathlib import Path
 
-from shoal_common.testing.redis import start_redis
 from shoal_common.redis_client import connect
+from shoal_common.testing.redis import start_redis
 
 
 async def test_cancelling_ends_a_task_wherever_its_call_is(tmp_path: Path) -> None:

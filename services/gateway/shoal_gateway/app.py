@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from shoal_common import log as shoal_log
 from shoal_common.app import run_service, settle_memory, until_signal, write_ready_file
 from shoal_common.clock import Clock, SystemClock
+from shoal_common.host import host_id
 from shoal_common.metrics import new_registry
 from shoal_common.redis_client import connect
 from shoal_common.rpc import RpcChannel
@@ -30,7 +31,7 @@ from shoal_gateway.database import Database, sqlite_url
 from shoal_gateway.history import History
 from shoal_gateway.http.anthropic import MessageRoutes
 from shoal_gateway.http.body import BODY_LIMITS, BodyLimits
-from shoal_gateway.http.caller import FIELD_POLICY, FieldPolicy
+from shoal_gateway.http.caller import FIELD_POLICY, PRIVACY, FieldPolicy
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.completions import CompletionRoutes
 from shoal_gateway.http.embeddings import EmbeddingRoutes
@@ -61,6 +62,7 @@ from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.parent import run_parent
 from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
+from shoal_gateway.privacy import Privacy
 from shoal_gateway.probe import probe
 from shoal_gateway.prompt import Prompts
 from shoal_gateway.providers.assembly import ProviderConfig, Providers, open_providers
@@ -179,7 +181,8 @@ def _open_local(
     directory = ModelDirectory(router, clock, settings.default_model)
     library = ModelLibrary(store)
     stack.push_async_callback(library.close)
-    completer = Completer(router, stages, directory, _completion_limits(settings), clock)
+    limits = _completion_limits(settings)
+    completer = Completer(router, stages, directory, limits, clock, host_id())
     traits = TraitsLibrary(
         store,
         settings.thinking_levels if settings.thinking_supported else (),
@@ -237,6 +240,7 @@ def _set_policies(app: web.Application, settings: Settings, clock: Clock) -> Non
         settings.max_request_body_bytes, settings.json_depth_max, settings.read_timeout_s
     )
     app[FIELD_POLICY] = FieldPolicy(settings.unknown_field_policy, settings.warn_on_stripped_fields)
+    app[PRIVACY] = Privacy(settings.privacy, settings.encrypted_pipeline)
     add_headers(app, clock, settings.cors_origin)
 
 

@@ -32,11 +32,13 @@ from shoal_common.errors import (
     ShoalError,
     StageFailed,
 )
-from shoal_gateway.errors import ModelReplaced
+from shoal_gateway.errors import ModelReplaced, PrivacyUnproven
 from shoal_gateway.held_plan import HeldPlan
 from shoal_gateway.models import ModelDirectory
+from shoal_gateway.opening import plan_open
 from shoal_gateway.path import route_of, times_of
 from shoal_gateway.peers import Router, Stages
+from shoal_gateway.privacy import check_proof
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
 from shoal_gateway.task import (
@@ -92,7 +94,10 @@ class Completer:
         directory: ModelDirectory,
         limits: CompletionLimits,
         clock: Clock,
+        host_id: str = "",
     ) -> None:
+        """host_id: of this machine; "" where nothing counts as local to it."""
+        self._host_id = host_id
         self._router = router
         self._stages = stages
         self._directory = directory
@@ -104,7 +109,8 @@ class Completer:
         task = prepared.task
         reply = Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
         course = _Course(reply)
-        async with HeldPlan(self._router, _plan_open(prepared), self._clock) as plans:
+        opening = plan_open(prepared, self._host_id, self._limits.plan_timeout_s)
+        async with HeldPlan(self._router, opening, self._clock) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
             while isinstance(plan := await self._first_plan(plans, give_up_at), Queued):
                 yield plan
@@ -146,6 +152,7 @@ class Completer:
         """One run through one pipeline. Ends after Finished, or raises."""
         if plan.pipeline.model_revision != prepared.revision:
             raise ModelReplaced(prepared.model)
+        check_proof(prepared.task.privacy, plan.pipeline, self._host_id)
         reply = course.reply
         course.attempt += 1
         request = _generate_request(prepared, plan, course)
@@ -197,6 +204,8 @@ def _judged(error: ShoalError, plan: router_pb2.Plan) -> ShoalError:
         return StageFailed(_head(plan).node_id, "it gave the request up")
     if isinstance(error, InvalidRequest | Overloaded | ModelReplaced | DeadlineExceeded):
         raise error
+    if isinstance(error, PrivacyUnproven):
+        raise error
     return error
 
 
@@ -215,16 +224,6 @@ def _grammar_param(task: ChatTask) -> str | None:
 
 def _head(plan: router_pb2.Plan) -> pipeline_pb2.PipelineStage:
     return plan.pipeline.stages[0]
-
-
-def _plan_open(prepared: Prepared) -> router_pb2.PlanOpen:
-    return router_pb2.PlanOpen(
-        request_id=prepared.request_id,
-        model=prepared.model,
-        prompt_token_count=len(prepared.prompt_ids),
-        max_tokens=prepared.max_tokens,
-        session_id=prepared.task.session_id,
-    )
 
 
 def _generate_request(

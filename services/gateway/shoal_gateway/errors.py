@@ -23,6 +23,8 @@ Unavailable
 ├── ProcessNotStarted  one of several processes ended before it served
 ├── PeerUnreachable    another service's connection broke, or was never there
 └── StageSilent        nothing came from the head for too long
+ShoalError
+└── PrivacyUnproven    a plan that does not show that the prompt stays where it was asked to
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from shoal_common.errors import InvalidRequest, Overloaded, Unavailable
+from shoal_common.errors import InvalidRequest, Overloaded, ShoalError, Unavailable
 
 
 class MalformedBody(InvalidRequest):
@@ -252,4 +254,17 @@ class EmbedderMissing(Unavailable):
         super().__init__(
             f"nobody makes embeddings with '{model}': its provider's key is not set, or it is no "
             "model of a provider; see /api/admin/providers"
+        )
+
+
+class PrivacyUnproven(ShoalError):
+    """The router's plan is not believed; no prompt was sent."""
+
+    reason = "PRIVACY_UNPROVEN"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 502
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"the plan does not prove the privacy asked for: {problem}; the prompt was not sent"
         )

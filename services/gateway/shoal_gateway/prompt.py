@@ -50,6 +50,8 @@ class Prepared:
     sampling: chat_pb2.SamplingSpec = field(repr=False)
     grammar: chat_pb2.GrammarSpec | None = field(repr=False)
     max_tokens: int
+    # Of the model, as the router told it last.
+    state: router_pb2.ModelState | None = field(default=None, repr=False)
 
 
 class Prompts:
@@ -89,6 +91,7 @@ class Prompts:
             sampling=resolve(task, self._defaults, tokens.generation_config),
             grammar=grammar_of(task, reading, max_tokens),
             max_tokens=max_tokens,
+            state=state,
         )
 
     async def count_tokens(self, task: ChatTask) -> int:

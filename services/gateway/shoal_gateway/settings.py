@@ -89,6 +89,12 @@ class Settings(ServiceSettings, service="gateway"):
         Literal["on", "off", "minimal", "low", "medium", "high", "xhigh"], ...
     ] = ("on", "off")
     """Levels that requests may ask for, where `thinking_supported` declares them."""
+    privacy: Literal["local", "pool", "lan", "public"] = "public"
+    """Machines that may see a prompt where `x-shoal-privacy` does not say: this one, the fleet
+    owner's, the local network's, all. With any but `public` no provider is asked."""
+    encrypted_pipeline: bool = False
+    """First and last stage run on this machine where `x-shoal-boomerang` does not say: no other
+    one sees text."""
     idle_timeout_s: float = Field(default=600.0, gt=0, le=86400)
     """Seconds without a token after which an answer is given up; its length has no limit."""
     queue_timeout_s: float = Field(default=600.0, gt=0, le=86400)

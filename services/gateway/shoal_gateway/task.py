@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shoal_gateway.privacy import OPEN, Privacy
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 FormatKind = Literal["json_object", "json_schema", "regex", "choice"]
@@ -171,6 +173,8 @@ class ChatTask:
     adapter_id: str = ""
     # Prefix caches and budgets are kept apart by it.
     tenant: str = ""
+    # Machines that may see it.
+    privacy: Privacy = OPEN
     # Instead of messages; only this fleet's models can go on from one.
     raw_prompt: RawPrompt | None = None
     # The last message is the assistant's, and the answer goes on from it.

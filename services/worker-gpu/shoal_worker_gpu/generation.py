@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from shoal.worker.v1 import stage_pb2
 from shoal_common.errors import ShoalError
 from shoal_common.ids import SequenceId
-from shoal_worker_gpu.prefix import PrefixKeys
+from shoal_common.prefix import PrefixKeys
 from shoal_worker_gpu.scheduler import Candidate
 from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.step_times import TimeSums

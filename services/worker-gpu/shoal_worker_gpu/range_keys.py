@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from shoal_common.prefix import KEY_BYTES
 from shoal_engine.shape import LayerRange
-from shoal_worker_gpu.prefix import KEY_BYTES
 
 _SUFFIX = struct.Struct("<HH")
 

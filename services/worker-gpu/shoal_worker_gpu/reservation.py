@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.worker.v1 import stage_pb2
+from shoal_common.prefix import PrefixKeys, prefix_root
 from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.admission import SamplingPlan
 from shoal_worker_gpu.errors import KvExhausted
 from shoal_worker_gpu.generation import Generation
 from shoal_worker_gpu.pipeline import PipelineRun
-from shoal_worker_gpu.prefix import PrefixKeys, prefix_root
 from shoal_worker_gpu.sequence import StageSequence, Upstream
 from shoal_worker_gpu.stage_core import StageCore
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from shoal_common.prefix import KEY_BYTES, PrefixKeys, prefix_root
 from shoal_engine.blocks import TILE_TOKENS
-from shoal_worker_gpu.prefix import KEY_BYTES, PrefixKeys, prefix_root
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend, expected_tokens
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from shoal_gateway.access.callers import Caller
 from shoal_gateway.access.rates import Allowance
+from shoal_gateway.privacy import BOOMERANG_HEADER, LABEL_HEADER, OPEN, Privacy, asked_privacy
 from shoal_gateway.task import ChatTask
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,13 @@ class FieldPolicy:
 
 
 FIELD_POLICY = web.AppKey("field_policy", FieldPolicy)
+PRIVACY = web.AppKey("privacy", Privacy)
 
 
 def for_caller(request: web.Request, task: ChatTask) -> ChatTask:
-    """The task with its tenant, its session and the unknown fields that may pass.
+    """The task with its tenant, its session, its privacy and the unknown fields that may pass.
 
-    Every route calls it on every task before it opens answers.
+    Every route calls it on every task before it opens answers. Raises InvalidRequest.
     """
     policy = request.app.get(FIELD_POLICY, FieldPolicy())
     extras = task.extras
@@ -49,6 +51,7 @@ def for_caller(request: web.Request, task: ChatTask) -> ChatTask:
         task,
         tenant=request[CALLER].tenant,
         session_id=task.session_id or session_of(request),
+        privacy=privacy_of(request),
         extras=extras,
     )
 
@@ -56,6 +59,13 @@ def for_caller(request: web.Request, task: ChatTask) -> ChatTask:
 def passes_unknown(request: web.Request) -> bool:
     """Fields that nobody here knows may go to a provider of the client's own dialect."""
     return request.app.get(FIELD_POLICY, FieldPolicy()).unknown == "pass_through"
+
+
+def privacy_of(request: web.Request) -> Privacy:
+    """How far the headers let the prompt travel, or the house's rule. Raises InvalidRequest."""
+    headers = request.headers
+    default = request.app.get(PRIVACY, OPEN)
+    return asked_privacy(headers.get(LABEL_HEADER), headers.get(BOOMERANG_HEADER), default)
 
 
 def session_of(request: web.Request) -> str:

@@ -23,7 +23,7 @@ from shoal_gateway.dialects import anthropic_render, sse
 from shoal_gateway.dialects.openai_render import error_object
 from shoal_gateway.dialects.responses_render import StoredStream
 from shoal_gateway.http import sse as http_sse
-from shoal_gateway.http.caller import CALLER, passes_unknown
+from shoal_gateway.http.caller import CALLER, passes_unknown, privacy_of
 from shoal_gateway.http.middleware import REQUEST_ID
 from shoal_gateway.http.streaming import STREAM, BegunStream
 from shoal_gateway.metrics import Metrics
@@ -197,7 +197,9 @@ class ProviderRelay:
         task: ChatTask | None,
         endpoint: Endpoint,
     ) -> bool:
-        """Nothing in the body must be left out, renamed or fetched."""
+        """Nothing in the body must be left out, renamed or fetched, and nobody minds a provider."""
+        if not privacy_of(request).is_open:
+            return False
         if task is not None:
             if any(image.url for message in task.messages for image in message.images):
                 return False

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from shoal_common.errors import ShoalError, UnknownModel
+from shoal_gateway.privacy import require_open
 from shoal_gateway.providers import wire_anthropic, wire_openai
 from shoal_gateway.providers.client import ProviderClient, Upstream, encoded, too_large
 from shoal_gateway.providers.errors import ProviderAnswerBroken, reveal
@@ -162,6 +163,7 @@ class ProviderBackend:
         return await self._routing.endpoint(model) is not None
 
     async def open(self, request_id: str, task: ChatTask) -> ProviderAnswer:
+        require_open(task.privacy, task.model)
         endpoint = await self._endpoint(task.model)
         return self.answer(task, endpoint)
 
@@ -175,6 +177,7 @@ class ProviderBackend:
 
     async def count_tokens(self, task: ChatTask) -> int:
         """Anthropic counts itself; for all others four characters are a token, rounded up."""
+        require_open(task.privacy, task.model)
         endpoint = await self._endpoint(task.model)
         if endpoint.provider.kind != "anthropic":
             return prompt_tokens(task)

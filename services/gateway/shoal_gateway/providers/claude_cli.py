@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal_common.errors import InvalidRequest
+from shoal_gateway.privacy import require_open
 from shoal_gateway.providers.errors import (
     ProviderAnswerBroken,
     ProviderCrowded,
@@ -192,6 +193,7 @@ class ClaudeBackend:
         return model.startswith("claude-") and await self._cli.is_on()
 
     async def open(self, request_id: str, task: ChatTask) -> ClaudeAnswer:
+        require_open(task.privacy, task.model)
         if task.tools:
             raise InvalidRequest("the Claude subscription cannot call your tools", param="tools")
         await self.require_images(task)

@@ -1,8 +1,8 @@
 """Keys by which the KV of a prefix is found again.
 
 A block's key is a hash of its tokens and of the key before it, so that it stands for everything
-from position 0 on; the first is a hash of whatever else the numbers in KV depend on. Only a
-pipeline's head computes keys: stages behind it take them as they come.
+from position 0 on; the first is a hash of whatever else the numbers in KV depend on. A pipeline's
+head computes them for its stages, a driver to learn where its prompt would be cheap.
 """
 
 from __future__ import annotations
