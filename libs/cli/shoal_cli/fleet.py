@@ -295,7 +295,7 @@ def plan_fleet(
             "shard-store",
             {"LISTEN_ADDRESS": store_address, "IMPORT_ROOTS": _import_roots(options.models)},
         ),
-        router=draft.service("router", {"LISTEN_ADDRESS": router_address}),
+        router=draft.service("router", {"LISTEN_ADDRESS": router_address}, others=_told_of(redis)),
         workers=tuple(
             draft.service(
                 "worker-gpu",
@@ -320,9 +320,13 @@ def plan_fleet(
                 "ROUTER_ADDRESS": router_address,
                 "SHARD_STORE_ADDRESS": store_address,
             },
-            others={} if redis is None else {"REDIS_URL": redis.url},
+            others=_told_of(redis),
         ),
     )
+
+
+def _told_of(redis: OwnRedis | None) -> dict[str, str]:
+    return {} if redis is None else {"REDIS_URL": redis.url}
 
 
 def _redis_spec(options: UpOptions, redis: OwnRedis) -> ProcessSpec:

@@ -65,10 +65,10 @@ def test_redis_starts_before_who_needs_it() -> None:
     assert names == ["nats", "redis", "shard-store", "router", "worker-1", "gateway"]
 
 
-def test_only_the_gateway_is_told_of_redis() -> None:
+def test_only_who_keeps_something_there_is_told_of_redis() -> None:
     made = plan(REDIS)
     told = [spec.name for spec in made.specs if "REDIS_URL" in spec.settings]
-    assert told == ["gateway"]
+    assert told == ["router", "gateway"]
     assert made.gateway.settings["REDIS_URL"] == "redis://:geheim@127.0.0.1:4/0"
     assert "REDIS_URL" not in plan().gateway.settings
 

@@ -173,13 +173,17 @@ class Admission:
         ticket.changed.set()
 
     def expire(self) -> None:
-        """Fails those who wait and can no longer make it: what is left is below one step."""
+        """Fails those who wait to begin and can no longer make it: what is left is below one step.
+
+        How long one that lost a stage may wait is its driver's affair: its answer has begun.
+        """
         now_s = self._clock.monotonic()
         for model, line in list(self._lines.items()):
             for ticket in line.tickets():
                 deadline_s = ticket.deadline_at_s
                 if (
-                    deadline_s is not None
+                    ticket.attempt == 0
+                    and deadline_s is not None
                     and now_s + self._first_step_s.get(model, 0.0) >= deadline_s
                 ):
                     waited_s = now_s - ticket.opened_at_s
