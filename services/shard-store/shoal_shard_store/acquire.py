@@ -200,9 +200,10 @@ class Acquirer:
         sources = [PeerShards(offer) for offer in offers if layout_of(offer.document) == layout]
         if not any(source.holds(shard) for source in sources):
             raise NoSource(shard.model, shard.group)
-        await self._shop.room.check(shard.size_bytes, self._shop.make_room)
         state = ShardProgress(shard.group, shard.size_bytes, Meter(self._shop.clock))
-        with self._shop.room.promised(lambda: shard.size_bytes - state.bytes_done):
+        async with self._shop.room.reserved(
+            shard.size_bytes, lambda: shard.size_bytes - state.bytes_done, self._shop.make_room
+        ):
             await self._shop.fetcher.fetch(shard, sources, state)
         extra = {"model": shard.model, "group": shard.group}
         log.info("shard fetched on demand", extra=extra)

@@ -136,18 +136,27 @@ class Acquisition:
         source = self._shop.source_of(self._order, await self._stored())
         try:
             plan = await self._planned(source)
-            await self._prepare(plan)
-            progress.state = DownloadState.RUNNING
-            try:
-                with self._shop.room.promised(lambda: progress.bytes_total - progress.bytes_done):
-                    await self._fetch_all(plan)
-            except BaseException:
-                await in_thread(self._save_part, plan.document)
-                raise
-            progress.revision = await in_thread(self._save, plan.document)
+            needed_bytes = await self._counted(plan)
+            async with self._shop.room.reserved(
+                needed_bytes,
+                lambda: progress.bytes_total - progress.bytes_done,
+                self._shop.make_room,
+            ):
+                await self._carry_out(plan)
         finally:
             if source is not None:
                 await source.close()
+
+    async def _carry_out(self, plan: _Plan) -> None:
+        for data in plan.small_files.values():
+            await in_thread(self._write_small, data)
+        self._progress.state = DownloadState.RUNNING
+        try:
+            await self._fetch_all(plan)
+        except BaseException:
+            await in_thread(self._save_part, plan.document)
+            raise
+        self._progress.revision = await in_thread(self._save, plan.document)
 
     async def _stored(self) -> dict[str, Any] | None:
         stored = await asyncio.to_thread(self._shop.catalog.best, self._order.model)
@@ -285,8 +294,8 @@ class Acquisition:
         shards += sorted(indexes, key=lambda shard: (rarity[shard], indexes[shard]))
         return _Plan(document, shards, indexes, sources, small_files)
 
-    async def _prepare(self, plan: _Plan) -> None:
-        """Count what is here, make room for the rest, write the small files."""
+    async def _counted(self, plan: _Plan) -> int:
+        """Leave in the plan what is missing; returns the bytes that it will add to the disk."""
         shop, progress = self._shop, self._progress
         here = await asyncio.to_thread(self._here, plan.shards)
         missing = [shard for shard in plan.shards if shard not in here]
@@ -296,12 +305,10 @@ class Acquisition:
         progress.bytes_total = sum(shard.size_bytes for shard in plan.shards)
         progress.bytes_kept = sum(shard.size_bytes for shard in here)
         unfinished = await asyncio.to_thread(shop.book.unfinished_bytes, self._order.model)
-        needed = sum(shard.size_bytes for shard in missing) + small_bytes - unfinished
-        if missing or plan.small_files:
-            await shop.room.check(max(0, needed), shop.make_room)
-        for data in plan.small_files.values():
-            await in_thread(self._write_small, data)
         plan.shards = missing
+        missing_bytes = sum(shard.size_bytes for shard in missing)
+        # What is here already may always be looked at again, even above the limit.
+        return max(0, missing_bytes + small_bytes - unfinished) if missing else 0
 
     def _here(self, shards: list[WantedShard]) -> set[WantedShard]:
         has = self._shop.blobs.has

@@ -26,6 +26,7 @@ from shoal_common.rpc import RpcServer, locator
 from shoal_common.settings import load
 from shoal_common.side import SideServer
 from shoal_shard_store.acquire import Acquirer
+from shoal_shard_store.acquire_rpc import AcquireRpc
 from shoal_shard_store.acquisition import Workshop
 from shoal_shard_store.announcer import Announcer
 from shoal_shard_store.blob_store import BlobStore
@@ -39,7 +40,7 @@ from shoal_shard_store.neighbours import Neighbours
 from shoal_shard_store.order import Order, OrderBook
 from shoal_shard_store.prune import Pruner, PruneRules
 from shoal_shard_store.room import Room
-from shoal_shard_store.rpc import ReadCount, ShardStoreRpc
+from shoal_shard_store.rpc import ReadCount
 from shoal_shard_store.settings import Settings
 from shoal_shard_store.shard_fetch import ShardFetcher
 from shoal_shard_store.sources.base import FileSource
@@ -117,28 +118,28 @@ async def serving(
         )
         acquirer = Acquirer(rooms.workshop, metrics, announcer.announce_now)
         rooms.running.append(acquirer.running)
-        servicer = ShardStoreRpc(
+        servicer = AcquireRpc(
             rooms.blobs,
             rooms.catalog,
-            Shelf(rooms.blobs, rooms.catalog, rooms.store_id),
             rooms.importer,
+            settings.allowed_roots,
+            metrics,
+            announcer.announce_now,
+            rooms.node_id,
+            reads,
             acquirer,
             rooms.pruner,
             rooms.book,
-            settings.allowed_roots,
-            rooms.node_id,
-            reads,
-            metrics,
-            announcer.announce_now,
         )
         server.add(pb_grpc.add_ShardStoreServiceServicer_to_server, servicer, SERVICE_NAME)
         is_ready = asyncio.Event()
         side = SideServer(settings.side_address, registry, is_ready.is_set)
         stack.push_async_callback(side.stop)
         side_address = await side.start()
-        stack.push_async_callback(acquirer.close)
         stack.push_async_callback(server.stop)
         address = await server.start()
+        # Before the server: whoever watches a download would keep it from stopping.
+        stack.push_async_callback(acquirer.close)
         write_ready_file(settings.ready_file, grpc=address, side=side_address, http="")
         log.info("shard-store listening", extra={"address": address})
         stack.push_async_callback(_end, asyncio.create_task(announcer.run()))

@@ -6,6 +6,7 @@ Blocking: call it from a thread, one call at a time.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from shoal_shard_store.blob_store import BlobStore
 from shoal_shard_store.catalog import Catalog, StoredManifest
 from shoal_shard_store.manifest import BlobRef
 from shoal_shard_store.manifest_check import layers_in, layout_of, missing_digests, shards_of, spans
+
+log = logging.getLogger(__name__)
 
 
 def groups_held(document: Mapping[str, Any], blobs: BlobStore) -> frozenset[str]:
@@ -126,7 +129,12 @@ class Shelf:
             stored = self._catalog.best(model)
             if stored is None:  # Removed meanwhile.
                 continue
-            facts = known.get(stored.manifest_json) or self._read(stored)
+            try:
+                facts = known.get(stored.manifest_json) or self._read(stored)
+            except (ValueError, KeyError, TypeError):
+                # One that is damaged must not hide the others.
+                log.warning("damaged manifest left out", extra={"model": model})
+                continue
             self._known[stored.manifest_json] = facts
             document = facts.document
             has_files = files_held(document, self._blobs)

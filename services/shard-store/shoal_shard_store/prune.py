@@ -187,16 +187,17 @@ class Pruner:
 def remove_groups(blobs: BlobStore, catalog: Catalog, model: str, groups: set[str]) -> int:
     """Delete the blobs that those groups alone need; returns the bytes freed."""
     stored = catalog.best(model)
-    assert stored is not None
+    if stored is None:  # Removed meanwhile.
+        return 0
     document = stored.document()
     uses = _uses(catalog)
-    freed_bytes = 0
+    owners: dict[int, set[str]] = {}
     for group, indexes in shards_of(document).items():
-        for index in indexes if group in groups else ():
-            digest = document["shards"][index]["digest"]
-            if digest and uses[digest] == 1:
-                freed_bytes += blobs.remove(digest)
-    return freed_bytes
+        for index in indexes:
+            owners.setdefault(index, set()).add(group)
+    # Shards that were cut before each group had its own hold several.
+    digests = [document["shards"][index]["digest"] for index in owners if owners[index] <= groups]
+    return sum(blobs.remove(digest) for digest in digests if digest and uses[digest] == 1)
 
 
 def remove_model(blobs: BlobStore, catalog: Catalog, model: str) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shoal_shard_store.blob_store import BlobStore, folder_bytes, free_bytes
@@ -34,32 +34,36 @@ class Room:
         """Bytes of blobs and of unfinished downloads. Blocking."""
         return self._blobs.used_bytes() + folder_bytes(self._downloads)
 
-    async def check(self, needed_bytes: int, make_room: MakeRoom | None = None) -> None:
-        """Raise QuotaExceeded or StorageFull unless that much fits beside what is promised."""
+    @asynccontextmanager
+    async def reserved(
+        self, needed_bytes: int, outstanding: Callable[[], int], make_room: MakeRoom
+    ) -> AsyncIterator[None]:
+        """Promise that much to a download while the block runs; others count on the rest.
+
+        outstanding: what of it is yet to be written. Raises QuotaExceeded or StorageFull when it
+        does not fit, even after pruning.
+        """
+        key = object()
         async with self._turn:
-            short_bytes = await asyncio.to_thread(self._short_bytes, needed_bytes)
-            if short_bytes > 0 and make_room is not None:
-                await make_room(short_bytes)
-            await asyncio.to_thread(self.require, needed_bytes)
+            if needed_bytes:
+                short_bytes = await asyncio.to_thread(self._short_bytes, needed_bytes)
+                if short_bytes > 0:
+                    await make_room(short_bytes)
+                await asyncio.to_thread(self.require, needed_bytes)
+            self._promised[key] = outstanding
+        try:
+            yield
+        finally:
+            del self._promised[key]
 
     def require(self, needed_bytes: int) -> None:
-        """Like `check`, blocking, and prunes nothing."""
+        """Raise QuotaExceeded or StorageFull unless that much fits now. Blocking; never prunes."""
         used_bytes = self.used_bytes() + self._promised_bytes()
         if self._limit_bytes and used_bytes + needed_bytes > self._limit_bytes:
             raise QuotaExceeded(needed_bytes, used_bytes, self._limit_bytes)
         left_bytes = free_bytes(self._blobs.folder) - self._promised_bytes()
         if needed_bytes > left_bytes:
             raise StorageFull(needed_bytes, max(0, left_bytes))
-
-    @contextmanager
-    def promised(self, outstanding: Callable[[], int]) -> Iterator[None]:
-        """Count what a download has yet to write while the block runs."""
-        key = object()
-        self._promised[key] = outstanding
-        try:
-            yield
-        finally:
-            del self._promised[key]
 
     def _promised_bytes(self) -> int:
         return sum(max(0, outstanding()) for outstanding in list(self._promised.values()))
