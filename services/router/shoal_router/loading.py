@@ -24,7 +24,6 @@ from shoal_router.placement import (
     Machine,
     ModelShape,
     PlacedRange,
-    Placements,
     place,
 )
 
@@ -134,10 +133,6 @@ class Loads:
         way."""
         load = self._loads.get(model)
         return None if load is None else min(map(self._percent, load.orders), default=0)
-
-    def placements(self, model: str, goal: Goal | None = None) -> Placements | None:
-        """`Offers.placements`: what was considered for a model, for people."""
-        return self._offers.placements(model, goal)
 
     def _percent(self, order: LoadOrder) -> int:
         engine = self._engine(order)
