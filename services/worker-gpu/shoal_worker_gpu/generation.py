@@ -11,11 +11,13 @@ import enum
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from shoal.worker.v1 import stage_pb2
 from shoal_common.errors import ShoalError
 from shoal_common.ids import SequenceId
 from shoal_common.prefix import PrefixKeys
+from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name
 from shoal_worker_gpu.scheduler import Candidate
 from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.step_times import TimeSums
@@ -68,6 +70,11 @@ class Generation:
     @property
     def key(self) -> SequenceKey:
         return SequenceKey(self.sequence, self.attempt)
+
+    @cached_property
+    def pipeline(self) -> PipelineName:
+        """What its request's pipeline is called: asked for at every step."""
+        return pipeline_name(self.request.pipeline)
 
     @property
     def generated_count(self) -> int:
