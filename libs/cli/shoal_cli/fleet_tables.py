@@ -96,7 +96,7 @@ def _link_table(links: tuple[LinkRow, ...]) -> Table:
         table.add_row(
             escape(each.source),
             escape(each.target),
-            milliseconds(each.rtt_us),
+            duration(each.rtt_us),
             f"{each.bytes_per_s / _MIB:.0f}" if each.bytes_per_s else "-",
         )
     return _cut(table, len(links))
@@ -110,7 +110,7 @@ def _pipeline_table(pipelines: tuple[PipelineRow, ...]) -> Table:
             each.pipeline_id[:8],
             escape(each.model),
             escape("\n".join(each.stages)),
-            milliseconds(each.predicted_step_us),
+            duration(each.predicted_step_us),
             rate(each.tokens_per_s),
             f"{each.share:.0%}" if each.share else "-",
             str(each.in_flight_count),
@@ -154,8 +154,10 @@ def _queue_table(queue: tuple[QueueRow, ...], waiting_max: int) -> Table:
     return table
 
 
-def milliseconds(microseconds: float) -> str:
-    """ "-" while nothing is known."""
+def duration(microseconds: float) -> str:
+    """In duration or seconds, to three digits; "-" while nothing is known."""
+    if microseconds >= 999_500:
+        return f"{microseconds / 1e6:.3g} s"
     return f"{microseconds / 1000:.3g} ms" if microseconds else "-"
 
 

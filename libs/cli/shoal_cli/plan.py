@@ -14,9 +14,9 @@ from rich.text import Text
 from shoal.common.v1 import chat_pb2
 from shoal.router.v1 import router_pb2
 from shoal_cli.fleet_rows import stage_names, tier_name
-from shoal_cli.fleet_tables import milliseconds, rate
+from shoal_cli.fleet_tables import duration, rate
 
-_REASON_WIDTH = 24
+_TEXTS = ("way", "stages", "layers")
 PRIVACY = {
     "": chat_pb2.PRIVACY_LABEL_UNSPECIFIED,
     "local": chat_pb2.PRIVACY_LABEL_LOCAL,
@@ -101,7 +101,7 @@ def _verdict(model: str, told: router_pb2.ExplainPlanResponse) -> str:
     queue = f"; {told.waiting_count} wait already" if told.waiting_count else ""
     if chosen is not None:
         stages = " > ".join(stage_names(chosen.pipeline))
-        step = milliseconds(chosen.predicted_step_us)
+        step = duration(chosen.predicted_step_us)
         return f"{model} would go to {stages}, {step} a token ({tier_name(told.tier)} tier{queue})"
     if told.candidates and not told.problem:
         return f"{model} would wait for a slot ({tier_name(told.tier)} tier{queue})"
@@ -111,20 +111,20 @@ def _verdict(model: str, told: router_pb2.ExplainPlanResponse) -> str:
 
 
 def _candidate_table(told: router_pb2.ExplainPlanResponse) -> Table:
-    table = Table("", "stages", "step", "tok/s", "load", "cost", title="Pipelines")
+    table = _table("", "stages", "step", "tok/s", "load", "cost", title="Pipelines")
     # Where nothing is held the column would only take room from the reasons.
     shows_held = any(each.held_token_count for each in told.candidates)
     if shows_held:
-        table.add_column("held")
-    table.add_column("why", min_width=_REASON_WIDTH)
+        table.add_column("held", no_wrap=True)
+    table.add_column("why")
     for each in told.candidates:
         table.add_row(
             _mark(each.is_chosen),
             escape("\n".join(stage_names(each.pipeline))),
-            milliseconds(each.predicted_step_us),
+            duration(each.predicted_step_us),
             rate(each.tokens_per_s),
             str(each.in_flight_count),
-            milliseconds(each.cost_us),
+            duration(each.cost_us),
             *([str(each.held_token_count)] if shows_held else []),
             escape(each.reason),
         )
@@ -132,18 +132,27 @@ def _candidate_table(told: router_pb2.ExplainPlanResponse) -> Table:
 
 
 def _placement_table(told: router_pb2.ExplainPlanResponse) -> Table:
-    table = Table("", "way", "layers", "step", "tok/s")
-    table.add_column("why", min_width=_REASON_WIDTH)
-    table.title = "Placements: where the layers could live"
+    table = _table(
+        "", "way", "layers", "step", "tok/s", title="Placements: where the layers could live"
+    )
+    table.add_column("why")
     for each in told.placements:
         table.add_row(
             _mark(each.is_chosen),
             escape(each.name),
             escape("\n".join(_ranges(each))),
-            milliseconds(each.step_us),
+            duration(each.step_us),
             rate(each.tokens_per_s),
             escape(each.reason),
         )
+    return table
+
+
+def _table(*names: str, title: str) -> Table:
+    """Where room is short texts are wrapped, and numbers stay whole."""
+    table = Table(title=title)
+    for name in names:
+        table.add_column(name, no_wrap=name not in _TEXTS)
     return table
 
 

@@ -121,7 +121,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 response.candidates.add(
                     pipeline=pipeline(*nodes),
                     predicted_step_us=12_300,
-                    cost_us=12_300,
+                    tokens_per_s=46.8,
+                    cost_us=9_920_000,
                     is_chosen=is_chosen,
                     reason=reason,
                 )
@@ -248,9 +249,10 @@ async def test_plan_names_the_chosen_way_and_why_others_lost(
     assert (code, err) == (0, "")
     assert out.startswith("heavyweight would go to a@0:3 > b@3:6, 12.3 ms a token (gold tier)")
     rows = cells(out)
-    assert ["*", "a@0:3", "12.3 ms", "-", "0", "12.3 ms", "costs least"] in rows
-    assert ["", "slow@0:6", "12.3 ms", "-", "0", "12.3 ms", "costs 3.00 times the"] in rows
+    assert ["*", "a@0:3", "12.3 ms", "46.8", "0", "9.92 s", "costs least"] in rows
+    assert ["", "slow@0:6", "12.3 ms", "46.8", "0", "9.92 s", "costs 3.00 times the chosen"] in rows
     assert ["", "best single machine", "a@0:6", "-", "-", "too small"] in rows
+    assert all(line[-1] in "┓┩│┘" for line in out.splitlines() if line[0] in "┏┡│└")
     assert max(map(len, out.splitlines())) <= 80
     (opening,) = router.openings
     assert (opening.prompt_token_count, opening.privacy) == (900, 1)
