@@ -32,7 +32,8 @@ def free_port() -> int:
 class Fleet:
     """`shoal up` in a folder of its own, from ready to stopped.
 
-    models: names of demo models, or folders of others.
+    models: names of demo models, or folders of others. shards: first and last layer of each worker,
+    as `--shards` takes them, in place of `workers` and `split`.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class Fleet:
         models: Sequence[str | Path],
         workers: int,
         split: bool,
+        shards: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.port = free_port()
         self.lines: list[str] = []
         arguments = ["up", "--data-dir", str(data_dir), "--port", str(self.port)]
-        arguments += ["--workers", str(workers)]
+        arguments += ["--shards", shards] if shards else ["--workers", str(workers)]
         arguments += ["--split"] if split else []
         for model in models:
             arguments += ["--model", str(MODELS / model)]
@@ -133,11 +135,19 @@ def fleet_up(
     models: Sequence[str | Path],
     workers: int = 1,
     split: bool = False,
+    shards: str = "",
     environment: Mapping[str, str] | None = None,
     timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Fleet]:
     """A fleet from ready to stopped; it must stop in good order."""
-    fleet = Fleet(data_dir, models=models, workers=workers, split=split, environment=environment)
+    fleet = Fleet(
+        data_dir,
+        models=models,
+        workers=workers,
+        split=split,
+        shards=shards,
+        environment=environment,
+    )
     try:
         fleet.until_ready(timeout_s)
         yield fleet

@@ -26,7 +26,7 @@ from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
-from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name
+from shoal_worker_gpu.pipeline_name import PipelineName
 from shoal_worker_gpu.pipelines import Pipelines
 from shoal_worker_gpu.reservation import Grant, Reservations
 from shoal_worker_gpu.scheduler import StepLimits, choose_rows
@@ -184,7 +184,7 @@ class Head:
         self._detach(generation)
         self._admission.set()
         self._gauge()
-        run = self._pipelines.get(pipeline_name(generation.request.pipeline))
+        run = self._pipelines.get(generation.pipeline)
         if run is not None:
             run.prune(self._is_running)
             self._launch(run)
@@ -240,11 +240,13 @@ class Head:
         generation.phase = Phase.ATTACHING
         grant = Grant(0, 0)
         exhausted: ShoalError | None = None
+        plan = self._plans[generation.sequence]
         try:
             run = await self._pipeline(generation.request.pipeline)
-            grant = await self._reservations.attach(
-                generation, run, self._plans[generation.sequence], self
-            )
+            if generation.phase is Phase.ENDED:  # Its driver left while a stage was dialled.
+                self._drop_waiting(generation)
+                return True
+            grant = await self._reservations.attach(generation, run, plan, self)
         except KvExhausted as err:
             exhausted = err
         except ShoalError as err:
@@ -296,7 +298,7 @@ class Head:
             self._waiting.remove(generation)
 
     async def _pipeline(self, pipeline: pipeline_pb2.Pipeline) -> PipelineRun:
-        used = {pipeline_name(g.request.pipeline) for g in self._live.values()}
+        used = {g.pipeline for g in self._live.values()}
         return await self._pipelines.opened(pipeline, used)
 
     def _launch(self, run: PipelineRun) -> None:
@@ -347,7 +349,7 @@ class Head:
             generation
             for generation in self._live.values()
             if generation.phase is Phase.RUNNING
-            and pipeline_name(generation.request.pipeline) == run.name
+            and generation.pipeline == run.name
         ]
 
     def left_head(self, name: PipelineName, step_id: int) -> None:
@@ -458,7 +460,7 @@ class Head:
         generation = self._live.get(key.sequence)
         if generation is None or generation.key != key:
             return
-        run = self._pipelines.get(pipeline_name(generation.request.pipeline))
+        run = self._pipelines.get(generation.pipeline)
         if reason == KvExhausted.reason and run is not None and generation.may_reuse:
             # Its stages disagreed on the prefix and one has no room for what it must give up.
             generation.may_reuse = False
@@ -480,5 +482,5 @@ class Head:
         return [
             generation
             for generation in self._live.values()
-            if pipeline_name(generation.request.pipeline) == name
+            if generation.pipeline == name
         ]

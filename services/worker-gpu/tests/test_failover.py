@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
@@ -128,15 +128,16 @@ async def reply(fleet: Fleet, prompt: Sequence[int], count: int, strikes: set[in
             keep_alive_ms=int(SILENCE_S * 250),
         )
         try:
-            async for event in events(stages[0], request):
-                for token in event.tokens.tokens:
-                    assert event.tokens.first_position == len(tokens), "in order, each once"
-                    tokens.append(token.token_id)
-                while strikes and min(strikes) <= len(tokens):
-                    strikes.discard(min(strikes))
-                    await fleet.strike(stages)
-                if event.HasField("finished"):
-                    return tokens
+            async with aclosing(events(stages[0], request)) as answers:
+                async for event in answers:
+                    for token in event.tokens.tokens:
+                        assert event.tokens.first_position == len(tokens), "in order, each once"
+                        tokens.append(token.token_id)
+                    while strikes and min(strikes) <= len(tokens):
+                        strikes.discard(min(strikes))
+                        await fleet.strike(stages)
+                    if event.HasField("finished"):
+                        return tokens
         except (ShoalError, TimeoutError) as err:
             lost.add(getattr(err, "node_id", "") or stages[0].node.name)
     raise AssertionError("forty attempts")
@@ -144,7 +145,7 @@ async def reply(fleet: Fleet, prompt: Sequence[int], count: int, strikes: set[in
 
 async def events(
     head: Wired, request: stage_pb2.GenerateRequest
-) -> AsyncIterator[stage_pb2.GenerateResponse]:
+) -> AsyncGenerator[stage_pb2.GenerateResponse, None]:
     """A head's answers. Raises TimeoutError when it is silent."""
     async with RpcChannel(head.cable.address) as channel:
         call = stage_pb2_grpc.StageServiceStub(channel.channel).Generate(request)
