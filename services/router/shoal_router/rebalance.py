@@ -180,7 +180,9 @@ def wish_of(look: Look, options: RebalanceOptions) -> Wish | None:
     if not held:
         return None
     if gaps(held, look.shape.layer_count):
-        return _mended(look)
+        # Parts that leave because nobody uses them must not call the others back.
+        is_meant = look.is_used or any(each.is_pinned for _, each, _ in look.held())
+        return _mended(look) if is_meant else None
     if look.is_pressed:
         return _spread(look, held, options)
     quicker = _quicker(look, held, options) if look.is_used else None

@@ -191,6 +191,16 @@ def test_layers_that_died_with_a_worker_are_loaded_elsewhere_even_for_pins() -> 
     assert world.held() == placed("a@0:6 c@6:12")
 
 
+@pytest.mark.parametrize(("is_pinned", "is_mended"), [(True, True), (False, False)])
+def test_parts_that_nobody_uses_are_completed_only_beside_pins(
+    is_pinned: bool, is_mended: bool
+) -> None:
+    machines = [machine("a", 0, held=held("0:6", is_pinned=is_pinned)), machine("b", 6)]
+    world = World(shape(), machines, is_used=False)
+    world.run(5)
+    assert gaps(world.held(), 12) == ([] if is_mended else [range(6, 12)])
+
+
 def test_thin_layers_are_thickened_after_a_worker_died() -> None:
     world = pressed(
         machine("a", 0, held=held("0:6")),
