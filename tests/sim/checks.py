@@ -25,15 +25,21 @@ class Breaches(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.found: list[str] = []
+        self.errors: list[BaseException] = []
+        """The exceptions among them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:
             error = record.exc_info[1]
+            if error is not None:
+                self.errors.append(error)
             self.add(f"{PROCESS.get()} logged {record.getMessage()}: {error!r}")
 
     def loop_said(self, loop: Any, context: dict[str, Any]) -> None:
         """An exception that nobody has taken, in the loop's own words."""
         error = context.get("exception")
+        if error is not None:
+            self.errors.append(error)
         self.add(f"{context['message'].splitlines()[0]}: {error!r}")
 
     def add(self, breach: str) -> None:

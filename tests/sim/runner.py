@@ -7,6 +7,7 @@ import gc
 import logging
 import random
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 
 from shoal_common import ids
 from shoal_common.testing.virtual_time import PROCESS, Stalled, VirtualLoop, run_virtual
+from shoal_engine import blocks
 from tests.sim.checks import Breaches, PlanWatch, check_quiet, check_request, check_stopped
 from tests.sim.clients import Clients
 from tests.sim.faults import Faults
@@ -51,7 +53,7 @@ def play(seed: int, kind: Kind | None = None, *, is_traced: bool = False) -> Rep
     scenario = scenario_of(seed, kind)
     breaches = Breaches()
     report = Report(seed, scenario.kind.value)
-    with _seeded(scenario.random.random()), _logs(breaches, is_traced):
+    with _seeded(scenario), _logs(breaches, is_traced):
         # Nothing is cleaned up at a moment that another seed would have decided.
         gc.disable()
         gc.freeze()
@@ -61,6 +63,8 @@ def play(seed: int, kind: Kind | None = None, *, is_traced: bool = False) -> Rep
             breaches.add(str(err))
         finally:
             gc.enable()
+    for error in breaches.errors if is_traced else ():
+        traceback.print_exception(error, file=sys.stdout)
     report.breaches = breaches.found
     return report
 
@@ -189,14 +193,15 @@ class _SeededSecrets:
 
 
 @contextmanager
-def _seeded(seed: float) -> Iterator[None]:
-    """Everything random comes from the seed."""
-    dice = random.Random(seed)
-    state, usual = random.getstate(), ids.secrets
+def _seeded(scenario: Scenario) -> Iterator[None]:
+    """Everything random comes from the seed, and tiles of KV are as long as it says."""
+    seed = scenario.random.random()
+    state, usual, tile_tokens = random.getstate(), ids.secrets, blocks.TILE_TOKENS
     random.seed(seed)
-    ids.secrets = _SeededSecrets(dice)  # type: ignore[assignment]
+    ids.secrets = _SeededSecrets(random.Random(seed))  # type: ignore[assignment]
+    blocks.TILE_TOKENS = scenario.tile_tokens
     try:
         yield
     finally:
-        ids.secrets = usual
+        ids.secrets, blocks.TILE_TOKENS = usual, tile_tokens
         random.setstate(state)

@@ -90,7 +90,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything that a seed decides beforehand; `random` goes on from there while it runs."""
+    """Everything that a seed decides beforehand; `random` goes on from there while it runs.
+
+    tile_tokens: positions of KV that sequences share instead of copying them.
+    """
 
     seed: int
     kind: Kind
@@ -105,6 +108,7 @@ class Scenario:
     late_s_max: float
     prefill_chunk_tokens: int
     grow_blocks: int
+    tile_tokens: int
     running_max: int
     gateway_count: int
     is_short_of_kv: bool
@@ -142,6 +146,7 @@ def scenario_of(seed: int, kind: Kind | None = None) -> Scenario:
         late_s_max=4.0,
         prefill_chunk_tokens=dice.choice((8, 16, 128)),
         grow_blocks=dice.choice((1, 2, 4)),
+        tile_tokens=dice.choice((block_size_tokens, 4 * block_size_tokens, 512)),
         running_max=dice.choice((2, 4, 32)),
         gateway_count=gateway_count,
         is_short_of_kv=is_short_of_kv,
@@ -175,6 +180,7 @@ def _cuts(dice: random.Random) -> list[int]:
 
 def _requests(dice: random.Random, kind: Kind, gateway_count: int) -> tuple[Request, ...]:
     shared = [tuple(dice.randrange(12, 900) for _ in range(60)) for _ in range(3)]
+    leaving_share = 0.0 if kind is Kind.CALM else dice.choice((0.0, 0.1, 0.4))
     requests = []
     at_s = START_S
     for number in range(dice.choice((4, 8, 16))):
@@ -182,7 +188,7 @@ def _requests(dice: random.Random, kind: Kind, gateway_count: int) -> tuple[Requ
         prompt = tuple(dice.randrange(12, 900) for _ in range(dice.randint(1, 60)))
         if dice.random() < 0.4:
             prompt = dice.choice(shared)[: dice.randint(8, 60)] + prompt[: dice.randint(1, 8)]
-        leaves = kind is not Kind.CALM and dice.random() < 0.15
+        leaves = dice.random() < leaving_share
         requests.append(
             Request(
                 name=f"r{number}",
@@ -211,8 +217,9 @@ def _faults(
     if kind is Kind.SINGLE:
         return (_worker_fault(dice, dice.choice(_SURVIVABLE), names, span_s),)
     faults = []
-    for _ in range(dice.choice((1, 2, 3, 5))):
-        what = dice.choice(list(What))
+    whats = list(What) if dice.random() < 0.6 else dice.sample(list(What), 2)
+    for _ in range(dice.choice((1, 2, 3, 5, 8))):
+        what = dice.choice(whats)
         if what in (What.RESTART_ROUTER, What.HANG_ROUTER):
             faults.append(Fault(what, _moment(dice, span_s), dice.uniform(0.2, 6.0), "router"))
         elif what is What.RESTART_GATEWAY:
@@ -231,6 +238,10 @@ _SURVIVABLE = (
     What.HANG_HOST,
     What.STALL,
     What.SLOW_STEPS,
+    What.BUS_CUT,
+    What.CUT,
+    What.CUT_ONE_WAY,
+    What.FLAP,
 )
 
 
