@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from shoal_common.errors import ShoalError
+from shoal_engine.loading import FolderSource
+from shoal_engine.testing import LAYER_COUNT, make_checkpoint
 from shoal_worker_gpu.errors import DeviceOutOfMemory, ModelDoesNotFit
-from shoal_worker_gpu.stage_loader import devices_to_try, first_with_room, thread_count
+from shoal_worker_gpu.settings import Settings
+from shoal_worker_gpu.shards import LocalModel
+from shoal_worker_gpu.stage_loader import (
+    devices_to_try,
+    first_with_room,
+    load_stage_of,
+    thread_count,
+)
 
 MIB = 1 << 20
 
@@ -55,3 +67,24 @@ def test_other_troubles_are_not_passed_over() -> None:
 
     with pytest.raises(ValueError, match="cuda"):
         first_with_room(["cuda", "cpu"], load_on)
+
+
+class OpenFolder(FolderSource):
+    """A folder where a fetched model is expected."""
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def test_a_stage_takes_no_more_than_it_may(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    folder = make_checkpoint(tmp_path, "LlamaForCausalLM")
+    layers = (0, LAYER_COUNT)
+    source = OpenFolder(folder)
+    model = LocalModel("m", folder, "r", {}, layers, folder, source)  # type: ignore[arg-type]
+    free = load_stage_of(model, Settings(), 1)
+    # Most is what the kernels take with the first step.
+    limited = load_stage_of(model, Settings(), 1, memory_max_bytes=20 * MIB)
+    assert 0 < limited.blocks_total < free.blocks_total
+    with pytest.raises(ModelDoesNotFit, match="10 MiB are free"):
+        load_stage_of(model, Settings(), 1, memory_max_bytes=10 * MIB)
