@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 
 from shoal_common.clock import Clock
 from shoal_router.fleet_view import FleetView
@@ -64,16 +64,23 @@ class Formation:
         self._options = options
         self._models: dict[str, _Model] = {}
         self._revisions = 0
-        self._revision_of: OrderedDict[tuple[object, ...], int] = OrderedDict()
+        # Found since engines last came or went.
+        self._standbys: dict[tuple[object, ...], tuple[tuple[Engine, ...], ...]] = {}
         self._seen_version = -1
-        self._valid_until_s = 0.0
+        self._measured_until_s = 0.0
+        self._silent_at_s = 0.0
+
+    @property
+    def is_wrong(self) -> bool:
+        """Engines have come or gone, or fallen silent."""
+        return (
+            self._view.version != self._seen_version or self._clock.monotonic() >= self._silent_at_s
+        )
 
     @property
     def is_stale(self) -> bool:
-        return (
-            self._view.version != self._seen_version
-            or self._clock.monotonic() >= self._valid_until_s
-        )
+        """It is wrong, or measured times are old."""
+        return self.is_wrong or self._clock.monotonic() >= self._measured_until_s
 
     def look(self) -> None:
         """Takes in the engines of now."""
@@ -85,9 +92,8 @@ class Formation:
         for name, engines in by_model.items():
             self._take_in(self._models.setdefault(name, _Model()), tuple(engines))
         self._seen_version = self._view.version
-        self._valid_until_s = min(
-            self._clock.monotonic() + MEASURED_FOR_S, self._view.next_change_s()
-        )
+        self._measured_until_s = self._clock.monotonic() + MEASURED_FOR_S
+        self._silent_at_s = self._view.next_change_s()
 
     async def work(self) -> bool:
         """Does the searches that are due, and lets others have their turn in between.
@@ -159,16 +165,24 @@ class Formation:
 
     def standbys(self, pipeline: Pipeline, demand: Demand) -> tuple[tuple[Engine, ...], ...]:
         """By stage, engines that could take its place, the fastest first."""
+        key = (pipeline.parts, demand)
+        if key not in self._standbys:
+            self._standbys[key] = self._found_standbys(pipeline, demand)
+        return self._standbys[key]
+
+    def _found_standbys(self, pipeline: Pipeline, demand: Demand) -> tuple[tuple[Engine, ...], ...]:
         times = self.times(pipeline.model)
         used = set(pipeline.incarnations)
         able = [e for e in self.engines(pipeline.model) if e.incarnation not in used]
         found = []
         for index, stage in enumerate(pipeline.stages):
-            held = [e for e in able if e.holds(stage)]
-            some = demand.standbys(index, len(pipeline.stages), held)
-            some.sort(key=lambda e: (times.layer_us(e), e.node_id, e.incarnation))
-            parts = (e.part(stage.layer_start, stage.layer_stop) for e in some)
-            found.append(tuple(parts)[:STANDBYS_PER_STAGE])
+            held = demand.standbys(index, len(pipeline.stages), (e for e in able if e.holds(stage)))
+            best = nsmallest(
+                STANDBYS_PER_STAGE,
+                held,
+                key=lambda e: (times.layer_us(e), e.node_id, e.incarnation),
+            )
+            found.append(tuple(e.part(stage.layer_start, stage.layer_stop) for e in best))
         return tuple(found)
 
     def _take_in(self, model: _Model, engines: tuple[Engine, ...]) -> None:
@@ -180,6 +194,8 @@ class Formation:
             if demand != OPEN and not (is_same and model.pipelines[demand]):
                 # Looked for again when somebody asks.
                 del model.pipelines[demand]
+        if not is_same:
+            self._standbys.clear()
         if is_same:
             model.is_due = model.is_due or self._has_drifted(model)
         elif len(engines) <= AT_ONCE_MAX:

@@ -120,8 +120,9 @@ class Planner:
 
     def probe(self, request: Request) -> Ticket:
         """A ticket that takes no place. Raises UnknownModel and RouterStarting."""
-        self.refresh()
-        if request.model not in self._models():
+        self._refresh_if_wrong()
+        is_held = bool(self._formation.engines(request.model))
+        if not is_held and request.model not in self._models():
             raise self._unknown(request.model)
         now_s = self._clock.monotonic()
         self._arrivals += 1
@@ -150,7 +151,7 @@ class Planner:
     def close(self, ticket: Ticket) -> None:
         """Frees what the ticket holds and lets the next in line have it. Idempotent."""
         self._admission.leave(ticket)
-        self.refresh()
+        self._refresh_if_wrong()
         # A tenant's slot may be what a request for another model waits for.
         for model in self._admission.waiting_models():
             self._admission.grant(model, self._formation.all_of(model))
@@ -199,6 +200,12 @@ class Planner:
         if await self._formation.work():
             self._serve_all()
 
+    def _refresh_if_wrong(self) -> None:
+        """What every request can afford: measured times of a second ago are good enough for it."""
+        self._admission.expire()
+        if self._formation.is_wrong:
+            self.refresh(force=True)
+
     def _serve_all(self) -> None:
         found = {model: self._formation.of(model) for model in self._formation.models()}
         self._admission.observe(found)
@@ -219,7 +226,7 @@ class Planner:
         return tuple(sorted({*self._view.models(), *self._announcements.models()}))
 
     def _enter(self, ticket: Ticket) -> None:
-        self.refresh()
+        self._refresh_if_wrong()
         pipelines = self._formation.of(ticket.model, ticket.demand)
         if not any(ticket.may_use(p) for p in pipelines):
             is_coming = self._is_coming(ticket)
