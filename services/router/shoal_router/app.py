@@ -124,28 +124,20 @@ async def running(
         explainer,
         open_timeout_s=settings.open_timeout_s,
     )
-    server = serve(
-        settings.listen_address,
-        token=settings.fleet.secret_token(),
-        drain_timeout_s=settings.drain_timeout_s,
-    )
-    server.add(
-        router_pb2_grpc.add_RouterServiceServicer_to_server,
-        servicer,
-        "shoal.router.v1.RouterService",
-    )
+    server = _server(settings, servicer, serve)
     listener = Listener(view, announcements, planner, metrics, routing.kv)
     is_ready = False
     async with AsyncExitStack() as stack:
         side = SideServer(settings.side_address, metrics.registry, lambda: is_ready)
         side_address = await side.start()
         stack.push_async_callback(side.stop)
-        subscription = await bus.subscribe(beats.SUBJECT, listener.on_beat, queue_size=4096)
-        stack.push_async_callback(subscription.stop)
-        heard = await bus.subscribe(ANNOUNCEMENTS, listener.on_announcement, queue_size=4096)
-        stack.push_async_callback(heard.stop)
-        told = await bus.subscribe(KV, routing.kv.on_kv, queue_size=4096)
-        stack.push_async_callback(told.stop)
+        for subject, handler in (
+            (beats.SUBJECT, listener.on_beat),
+            (ANNOUNCEMENTS, listener.on_announcement),
+            (KV, routing.kv.on_kv),
+        ):
+            subscription = await bus.subscribe(subject, handler, queue_size=4096)
+            stack.push_async_callback(subscription.stop)
         stack.push_async_callback(routing.kv.close)
         stack.push_async_callback(routing.store.close)
         stack.push_async_callback(orders.stop)
@@ -325,6 +317,20 @@ def _offer_options(settings: Settings) -> OfferOptions:
             far_us=settings.far_link_us,
         ),
     )
+
+
+def _server(settings: Settings, servicer: RouterRpc, serve: Serve) -> RpcServer:
+    server = serve(
+        settings.listen_address,
+        token=settings.fleet.secret_token(),
+        drain_timeout_s=settings.drain_timeout_s,
+    )
+    server.add(
+        router_pb2_grpc.add_RouterServiceServicer_to_server,
+        servicer,
+        "shoal.router.v1.RouterService",
+    )
+    return server
 
 
 def _bounds(settings: Settings) -> Bounds:
