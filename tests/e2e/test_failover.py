@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -21,6 +20,7 @@ from openai import AsyncOpenAI
 from shoal.worker.v1 import pipeline_pb2
 from tests.e2e.driving import Driver
 from tests.e2e.fleet import Fleet, fleet_up
+from tests.e2e.replies import Said, Stream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -87,74 +87,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class Said:
-    """One streamed reply. gap_s: longest time between two chunks."""
-
-    text: str = ""
-    arguments: str = ""
-    finish: str = ""
-    logprobs: list[tuple[str, float]] = field(default_factory=list)
-    token_count: int = 0
-    gap_s: float = 0.0
-
-    def add(self, chunk: Any) -> None:
-        self.token_count = chunk.usage.completion_tokens if chunk.usage else self.token_count
-        for choice in chunk.choices:
-            self.text += choice.delta.content or ""
-            self.finish = choice.finish_reason or self.finish
-            for call in choice.delta.tool_calls or ():
-                self.arguments += call.function.arguments or ""
-            if choice.logprobs is not None:
-                self.logprobs += [(e.token, e.logprob) for e in choice.logprobs.content or ()]
-
-    def assert_same(self, other: Said) -> None:
-        assert (self.text, self.arguments, self.finish) == (
-            other.text,
-            other.arguments,
-            other.finish,
-        )
-        assert self.token_count == other.token_count
-        assert [token for token, _ in self.logprobs] == [token for token, _ in other.logprobs]
-        mine, others = ([value for _, value in said.logprobs] for said in (self, other))
-        assert mine == pytest.approx(others, abs=1e-4)
-
-
-class Stream:
-    """A reply on its way. route: the workers that compute it, first stage first, as it began."""
-
-    def __init__(self, client: AsyncOpenAI, prompt: str, fields: dict[str, Any]) -> None:
-        self.said = Said()
-        self.route: list[str] = []
-        self._client = client
-        self._request = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": prompt}],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        } | fields
-
-    async def chunks(self) -> AsyncIterator[int]:
-        """How many have come, after each."""
-        create: Any = self._client.chat.completions.with_raw_response.create
-        response = await create(**self._request)
-        pipeline, *stages = response.headers["x-shoal-route"].split(";")
-        assert pipeline
-        self.route = [stage.partition("@")[0] for stage in stages]
-        came_at, count = time.monotonic(), 0
-        async for chunk in response.parse():
-            self.said.add(chunk)
-            now = time.monotonic()
-            self.said.gap_s = max(self.said.gap_s, now - came_at)
-            came_at, count = now, count + 1
-            yield count
-
-    async def to_end(self) -> Said:
-        async for _ in self.chunks():
-            pass
-        return self.said
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
@@ -176,7 +108,7 @@ async def expected(
     await until_whole(driver)
     for kind, fields in KINDS.items():
         if kind not in undisturbed:
-            undisturbed[kind] = await Stream(client, STORY, fields).to_end()
+            undisturbed[kind] = await Stream(client, MODEL, STORY, fields).to_end()
     return undisturbed
 
 
@@ -210,7 +142,7 @@ async def stopped(process: psutil.Process) -> AsyncIterator[None]:
 def crowd(client: AsyncOpenAI) -> dict[str, asyncio.Task[Said]]:
     """All other kinds, beside the first one."""
     return {
-        kind: asyncio.create_task(Stream(client, STORY, fields).to_end())
+        kind: asyncio.create_task(Stream(client, MODEL, STORY, fields).to_end())
         for kind, fields in KINDS.items()
         if kind != "greedy"
     }
@@ -234,7 +166,7 @@ async def test_a_stage_that_hangs_and_comes_back_changes_nothing(
     stage: int,
     moment: int,
 ) -> None:
-    first = Stream(client, STORY, KINDS["greedy"])
+    first = Stream(client, MODEL, STORY, KINDS["greedy"])
     others = crowd(client)
     chunks = first.chunks()
     async for count in chunks:
@@ -262,7 +194,7 @@ async def test_a_stage_that_is_killed_changes_nothing(
     stage: int,
     moment: int,
 ) -> None:
-    first = Stream(client, STORY, KINDS["greedy"])
+    first = Stream(client, MODEL, STORY, KINDS["greedy"])
     others = crowd(client)
     async for count in first.chunks():
         if count == moment:
@@ -276,8 +208,8 @@ async def test_two_that_are_killed_in_a_row_change_nothing(
     """The last stage while a prompt is read; then the first one of who has taken over."""
     prompt = "one two three four five " * 120
     fields = KINDS["greedy"] | {"max_tokens": 40}
-    first = Stream(client, STORY, KINDS["greedy"])
-    reading = asyncio.create_task(Stream(client, prompt, fields).to_end())
+    first = Stream(client, MODEL, STORY, KINDS["greedy"])
+    reading = asyncio.create_task(Stream(client, MODEL, prompt, fields).to_end())
     async for count in first.chunks():
         if count == 2:
             fleet.engine_of(first.route[1]).kill()
@@ -286,13 +218,13 @@ async def test_two_that_are_killed_in_a_row_change_nothing(
     first.said.assert_same(expected["greedy"])
     assert first.said.gap_s < GAP_MAX_S
     # Asked again only now: nobody had read the prompt before.
-    (await reading).assert_same(await Stream(client, prompt, fields).to_end())
+    (await reading).assert_same(await Stream(client, MODEL, prompt, fields).to_end())
 
 
 async def test_with_nobody_left_the_stream_ends_in_an_error_soon(
     fleet: Fleet, client: AsyncOpenAI, driver: Driver, expected: dict[str, Said]
 ) -> None:
-    stream = Stream(client, STORY, KINDS["greedy"] | {"max_tokens": 1000})
+    stream = Stream(client, MODEL, STORY, KINDS["greedy"] | {"max_tokens": 1000})
     chunks = stream.chunks()
     async for count in chunks:
         if count == 20:
@@ -306,7 +238,7 @@ async def test_with_nobody_left_the_stream_ends_in_an_error_soon(
     assert stream.said.finish == ""
     assert expected["greedy"].text.startswith(stream.said.text[: len(expected["greedy"].text)])
     await until_whole(driver)
-    said = await Stream(client, STORY, KINDS["greedy"]).to_end()
+    said = await Stream(client, MODEL, STORY, KINDS["greedy"]).to_end()
     said.assert_same(expected["greedy"])
 
 

@@ -174,7 +174,7 @@ class EngineChild:
                 node_id=self._order.node_id,
                 incarnation=self._incarnation,
                 token=self._order.token,
-                open_timeout_s=self._settings.link_timeout_s,
+                open_timeout_s=self._settings.dial_timeout_s,
                 ack_timeout_s=self._settings.ack_timeout_s,
             ),
             self._metrics,

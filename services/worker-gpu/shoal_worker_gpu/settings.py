@@ -95,8 +95,10 @@ class Settings(ServiceSettings, service="worker_gpu"):
     """Seconds after which the KV of a silent head is freed."""
     ack_timeout_s: float = Field(default=1.0, gt=0, le=60)
     """Seconds within which the next stage must confirm a frame."""
+    dial_timeout_s: float = Field(default=2.0, gt=0, le=60)
+    """Seconds within which a neighbouring stage must answer when it is dialled."""
     link_timeout_s: float = Field(default=5.0, gt=0, le=60)
-    """Seconds to reach a neighbouring stage, and for it to grant KV blocks."""
+    """Seconds within which the stages behind must grant KV blocks."""
     restart_backoff_max_s: float = Field(default=30.0, gt=0, le=3600)
     """Longest pause before an engine child that died is started again."""
 
