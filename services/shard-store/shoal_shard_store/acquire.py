@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from shoal_common.errors import Cancelled, ShoalError
 from shoal_shard_store.acquisition import Acquisition, Workshop
+from shoal_shard_store.blob_store import storage_error
 from shoal_shard_store.errors import (
     CorruptBlob,
     DownloadConflict,
@@ -164,8 +165,10 @@ class Acquirer:
             if not job.is_cancelled:
                 raise
             self._shop.book.withdraw(model)
-        except (ShoalError, OSError) as err:
+        except ShoalError as err:
             self._failed(job, err)
+        except OSError as err:
+            self._failed(job, storage_error(err, 0, self._shop.book.folder))
         except Exception as err:
             log.exception("download broke", extra={"model": model})
             self._failed(job, err)

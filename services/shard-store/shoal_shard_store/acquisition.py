@@ -376,7 +376,10 @@ class Acquisition:
         is_same = stored is None or layout_of(stored.document()) == layout_of(document)
         has_any = any(shard["digest"] for shard in document["shards"])
         if is_same and has_any and (stored is None or not stored.revision):
-            self._save(document)
+            try:
+                self._save(document)
+            except OSError as err:  # A full disk; the journal knows the shards, too.
+                log.warning("draft not kept", extra={"error": type(err).__name__})
 
 
 class _Both(Meter):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,42 +95,19 @@ async def serving(
             token=settings.fleet.secret_token(),
             drain_timeout_s=settings.drain_timeout_s,
         )
-        reads = ReadCount()
-
-        def about() -> StoreBeat:
-            address = settings.advertise_address or server.address
-            return StoreBeat(
-                store_id=rooms.store_id,
-                node_id=rooms.node_id,
-                locator=locator(address),
-                reads_open=reads.value,
-            )
-
         announcer = Announcer(
             connect or (lambda: connect_nats(settings)),
             Shelf(rooms.blobs, rooms.catalog, rooms.store_id),
             rooms.catalog,
             rooms.neighbours,
-            about,
+            lambda: rooms.about(settings.advertise_address or server.address),
             clock,
             settings.announce_interval_s,
             metrics.announcements,
         )
         acquirer = Acquirer(rooms.workshop, metrics, announcer.announce_now)
         rooms.running.append(acquirer.running)
-        servicer = AcquireRpc(
-            rooms.blobs,
-            rooms.catalog,
-            rooms.importer,
-            settings.allowed_roots,
-            metrics,
-            announcer.announce_now,
-            rooms.node_id,
-            reads,
-            acquirer,
-            rooms.pruner,
-            rooms.book,
-        )
+        servicer = _servicer(settings, rooms, metrics, acquirer, announcer.announce_now)
         server.add(pb_grpc.add_ShardStoreServiceServicer_to_server, servicer, SERVICE_NAME)
         is_ready = asyncio.Event()
         side = SideServer(settings.side_address, registry, is_ready.is_set)
@@ -166,6 +143,38 @@ class _Rooms:
     workshop: Workshop
     running: list[Callable[[], frozenset[str]]]
     """Who knows which models are being downloaded, once there is somebody."""
+    reads: ReadCount = field(default_factory=ReadCount)
+
+    def about(self, address: str) -> StoreBeat:
+        """This store's beat without its holdings."""
+        return StoreBeat(
+            store_id=self.store_id,
+            node_id=self.node_id,
+            locator=locator(address),
+            reads_open=self.reads.value,
+        )
+
+
+def _servicer(
+    settings: Settings,
+    rooms: _Rooms,
+    metrics: Metrics,
+    acquirer: Acquirer,
+    on_change: Callable[[], None],
+) -> AcquireRpc:
+    return AcquireRpc(
+        rooms.blobs,
+        rooms.catalog,
+        rooms.importer,
+        settings.allowed_roots,
+        metrics,
+        on_change,
+        rooms.node_id,
+        rooms.reads,
+        acquirer,
+        rooms.pruner,
+        rooms.book,
+    )
 
 
 async def _furnish(
