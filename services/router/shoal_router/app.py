@@ -116,13 +116,7 @@ async def running(
     metrics.watch(view, admission)
     explainer = Explainer(planner, admission, offers.considered, _weighing(routing.policy))
     servicer = RouterRpc(
-        planner,
-        view,
-        metrics,
-        clock,
-        admission,
-        explainer,
-        open_timeout_s=settings.open_timeout_s,
+        planner, view, metrics, clock, admission, explainer, open_timeout_s=settings.open_timeout_s
     )
     server = _server(settings, servicer, serve)
     listener = Listener(view, announcements, planner, metrics, routing.kv)
