@@ -93,10 +93,8 @@ class LoadPolicy:
 
 
 def engine_of(fleet: RandomFleet, placed: PlacedRange) -> Engine:
-    """As a worker's beat tells it: a layer's time is the mean over its range, head included."""
+    """As a worker's beat tells it."""
     machine = fleet.by_id[placed.node_id]
-    size = placed.layer_stop - placed.layer_start
-    layer_us = machine.layer_us * fleet.shape.work(placed.layer_start, placed.layer_stop) / size
     return Engine(
         node_id=placed.node_id,
         incarnation=f"{placed.node_id}@{placed.layer_start}",
@@ -106,8 +104,9 @@ def engine_of(fleet: RandomFleet, placed: PlacedRange) -> Engine:
         layer_stop=placed.layer_stop,
         layer_count=fleet.shape.layer_count,
         locator=machine.locator,
-        layer_time_us=max(1, round(layer_us)),
-        layer_prefill_ns=max(1, round(layer_us * 1000 * PREFILL_SHARE)),
+        layer_time_us=max(1, round(machine.layer_us)),
+        layer_prefill_ns=max(1, round(machine.layer_us * 1000 * PREFILL_SHARE)),
+        head_layers=fleet.shape.head_layers,
         host_id=machine.host_id,
         region=machine.region,
     )

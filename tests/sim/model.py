@@ -80,6 +80,7 @@ class LayeredBackend:
         self.eos_token_ids = STOP_IDS
         self.block_size_tokens = block_size_tokens
         self.weight_bytes = 0
+        self.head_layers = 0.0
         self.model_folder: Path | None = None
         self.kv_format = KV_FORMAT
         self.pool = BlockPool(block_count, block_size_tokens, now)

@@ -85,6 +85,14 @@ class ModelShape:
     tie_embeddings: bool
     eos_token_ids: tuple[int, ...]
     checkpoint_dtype: str
+    intermediate_size: int = 0
+
+    @property
+    def head_layers(self) -> float:
+        """The head's weights in those of a layer, which is how long it takes: all are read once."""
+        attention = 2 * self.hidden_size * (self.head_count + self.kv_head_count) * self.head_dim
+        layer = attention + 3 * self.hidden_size * self.intermediate_size
+        return self.vocab_size * self.hidden_size / layer
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,7 @@ def read_shape(folder: Path) -> ModelShape:
         tie_embeddings=bool(config.get("tie_word_embeddings", family.tie_embeddings)),
         eos_token_ids=_token_ids(eos, path),
         checkpoint_dtype=_dtype(config),
+        intermediate_size=_count(config, "intermediate_size", path, default=4 * hidden_size),
     )
 
 

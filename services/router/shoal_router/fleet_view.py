@@ -293,6 +293,7 @@ def _engines(worker: Worker) -> tuple[Engine, ...]:
             block_size_tokens=status.block_size_tokens,
             context_length=status.context_length,
             layer_time_us=round(worker.times[status.incarnation].layer_us),
+            head_layers=status.head_layers,
             layer_prefill_ns=round(worker.times[status.incarnation].prefill_ns),
             running_max=status.running_max,
             kv_format=status.kv_format,

@@ -158,7 +158,8 @@ class _Finding:
                     break
                 way = found[0][1]
                 takes = [
-                    (s.stop - s.start) * self._times.layer_us(self._engines[s.engine]) for s in way
+                    self._times.stage_us(self._engines[s.engine].part(s.start, s.stop))
+                    for s in way
                 ]
                 width = min(left[s.engine] / us for s, us in zip(way, takes, strict=True))
                 for step, us in zip(way, takes, strict=True):
@@ -311,8 +312,8 @@ class _Pool:
             worth.append(own if way in standing or not standing else own / KEEP_UNLESS_WORSE)
             for step in way:
                 engine = self._engines[step.engine]
-                layers_us = (step.stop - step.start) * self._times.layer_us(engine)
-                rows.setdefault(("time", step.engine), {})[column] = layers_us * 1e-6
+                stage_us = self._times.stage_us(engine.part(step.start, step.stop))
+                rows.setdefault(("time", step.engine), {})[column] = stage_us * 1e-6
                 if engine.running_max:
                     share = time_us * 1e-6 / engine.running_max
                     rows.setdefault(("places", step.engine), {})[column] = share

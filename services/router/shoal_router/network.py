@@ -112,15 +112,18 @@ class Network:
         price: by engine, what a microsecond of its time costs beyond the microsecond itself.
         """
         cost_of = [us * (1.0 + y) for us, y in zip(self._layer_us, price, strict=True)]
+        visit_of = [self._times.costs.visit_us * (1.0 + y) for y in price]
         covering = self._branches(cost_of)
+        last = self._layer_count - 1
         here: dict[int, _Door] = {}
         for p in range(self._layer_count):
             doors = self._doors(here, p) if p else None
             there: dict[int, _Door] = {}
             for i in covering[p]:
-                door = self._at(i, p, here.get(i), doors)
+                door = self._at(i, p, here.get(i), doors, visit_of[i])
                 if door is not None:
-                    there[i] = _Door(door.cost + cost_of[i], door.visit)
+                    work = 1.0 if p < last else 1.0 + self._engines[i].head_layers
+                    there[i] = _Door(door.cost + cost_of[i] * work, door.visit)
             here = there
         ended = [self._returned(door) for i, door in here.items() if self._may_end(i)]
         best = nsmallest(count, ended, key=lambda door: (door.cost, door.visit.engine))
@@ -147,18 +150,21 @@ class Network:
         engine = self._engines[i]
         return engine.layer_stop == self._layer_count and self._ends.may_stop(engine)
 
-    def _at(self, i: int, p: int, stay: _Door | None, doors: _Doors | None) -> _Door | None:
+    def _at(
+        self, i: int, p: int, stay: _Door | None, doors: _Doors | None, visit_us: float
+    ) -> _Door | None:
         """The cheapest way to run a layer on an engine: stay there, or come from another one."""
         engine = self._engines[i]
         if doors is None:
-            return _Door(0.0, _Visit(i, 0, None)) if self._ends.may_start(engine) else None
+            cost = 0.0 if engine.is_whole else visit_us
+            return _Door(cost, _Visit(i, 0, None)) if self._ends.may_start(engine) else None
         if not (self._uses_parts or engine.layer_start == p):
             return stay
         best, cost = None, stay.cost if stay is not None else float("inf")
         for door in doors.to(engine):
             if door.cost >= cost:
                 continue
-            hop_us = self._times.hop_us(self._engines[door.visit.engine], engine)
+            hop_us = visit_us + self._times.hop_us(self._engines[door.visit.engine], engine)
             if door.cost + hop_us < cost and i not in door.visit.engines():
                 best, cost = door, door.cost + hop_us
         return stay if best is None else _Door(cost, _Visit(i, p, best.visit))

@@ -38,6 +38,8 @@ class Engine:
     block_size_tokens: int = 16
     context_length: int = 0
     layer_time_us: int = 0
+    head_layers: float = 0.0
+    """What comes behind the model's last layer, in layers; nothing for other ranges."""
     layer_prefill_ns: int = 0
     running_max: int = 0
     """Sequences it runs at once; 0 when it does not say."""
@@ -55,6 +57,11 @@ class Engine:
     def size(self) -> int:
         """Layers."""
         return self.layer_stop - self.layer_start
+
+    @property
+    def work(self) -> float:
+        """Of one token's step, in layers."""
+        return self.size + (self.head_layers if self.layer_stop == self.layer_count else 0.0)
 
     def part(self, layer_start: int, layer_stop: int) -> Engine:
         """The same engine, of which only these layers are used."""
@@ -85,6 +92,8 @@ class Costs:
     """A hop to an engine of the same machine."""
     far_link_us: int = 40_000
     """A hop to a node of another region."""
+    visit_us: int = 50
+    """Of an engine's own time: taking a step in and handing it on, unless it runs the whole model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,11 @@ class Times:
         """One layer's share of a decode step."""
         return engine.layer_time_us or self.typical_layer_us
 
+    def stage_us(self, stage: Engine) -> float:
+        """What one token's step takes of the engine's time."""
+        visit_us = 0 if stage.is_whole else self.costs.visit_us
+        return visit_us + stage.work * self.layer_us(stage)
+
     def prefill_ns(self, engine: Engine) -> int:
         """One layer's time for one prompt token."""
         return engine.layer_prefill_ns or self.typical_prefill_ns
@@ -179,7 +193,7 @@ class Times:
 
     def step_us(self, stages: Sequence[Engine]) -> int:
         """One decode step on idle engines."""
-        return self.hops_us(stages) + sum(s.size * self.layer_us(s) for s in stages)
+        return self.hops_us(stages) + round(sum(map(self.stage_us, stages)))
 
 
 def order(pipeline: Pipeline) -> tuple[object, ...]:

@@ -142,7 +142,7 @@ class Policy:
         prefill_ns = 0.0
         idle_us = max(1, times.step_us(pipeline.stages))
         for stage in pipeline.stages:
-            stage_us = stage.size * times.layer_us(stage)
+            stage_us = times.stage_us(stage)
             queue = 1 + self._plans_on(stage.incarnation) * stage_us / idle_us
             step_us += stage_us * queue
             prefill_ns += stage.size * times.prefill_ns(stage) * queue

@@ -102,7 +102,8 @@ def test_pipelines_of(engines: list[Engine], expected: list[list[str]]) -> None:
 def test_predicted_time_adds_layers_and_hops() -> None:
     engines = [engine("a", "0:2", layer_time_us=50), engine("b", "2:6", layer_time_us=200)]
     there_and_back_us = 2 * 100
-    assert pipelines_of(Fleet(engines), ONE)[0].time_us == 2 * 50 + 4 * 200 + there_and_back_us
+    visits_us = 2 * Costs().visit_us
+    assert pipelines_of(Fleet(engines), ONE)[0].time_us == 2 * 50 + 4 * 200 + there_and_back_us + visits_us
 
 
 def test_unmeasured_fleet_uses_the_assumed_layer_time() -> None:

@@ -201,6 +201,7 @@ def note_load(engine: Engine, status: pipeline_pb2.EngineStatus) -> None:
     status.running_count = engine.head.running_count
     status.waiting_count = engine.head.waiting_count
     status.layer_time_us = int(engine.core.pace.decode_us)
+    status.head_layers = backend.head_layers
     status.layer_prefill_ns = int(engine.core.pace.prefill_ns)
 
 

@@ -224,7 +224,9 @@ class StageCore:
         decode_rows = sum(1 for row in step.rows if row.count == 1)
         self._metrics.step_seconds.observe(compute_us / 1e6)
         self._metrics.step_rows.observe(prompt_tokens + decode_rows)
-        self.pace.observe(decode_rows, prompt_tokens, compute_us / len(step.layers))
+        is_last = step.layers.is_last(self.backend.layer_count)
+        work_layers = len(step.layers) + self.backend.head_layers * is_last
+        self.pace.observe(decode_rows, prompt_tokens, compute_us / work_layers)
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
                 "step ran",

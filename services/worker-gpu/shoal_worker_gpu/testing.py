@@ -48,6 +48,7 @@ class HashBackend:
         self.eos_token_ids: frozenset[int] = frozenset()
         self.block_size_tokens = block_size_tokens
         self.weight_bytes = 0
+        self.head_layers = 0.0
         self.model_folder: Path | None = None
         self.kv_format = "ids"
         self.step_sizes: list[int] = []

@@ -55,7 +55,8 @@ class Backend(Protocol):
 
     `pool` is used from the event loop, `run` from one compute thread. kv_format: names whatever
     else changes the numbers in KV (number format, quantisation); part of every prefix key.
-    model_folder: holds the model's small files, None without any.
+    model_folder: holds the model's small files, None without any. head_layers: what comes behind
+    the model's last layer, in layers; 0 without it.
     """
 
     layer_start: int
@@ -67,6 +68,7 @@ class Backend(Protocol):
     eos_token_ids: frozenset[int]
     block_size_tokens: int
     weight_bytes: int
+    head_layers: float
     kv_format: str
     model_folder: Path | None
     pool: BlockPool

@@ -31,6 +31,8 @@ class TorchShard:
         self.eos_token_ids = frozenset(shape.eos_token_ids)
         self.block_size_tokens = stage.pool.block_size_tokens
         self.weight_bytes = stage.weight_bytes
+        is_last = stage.layers.is_last(shape.layer_count)
+        self.head_layers = shape.head_layers if is_last else 0.0
         self.kv_format = f"{stage.dtype}/{stage.quantization}"
         self.pool = stage.pool
 

@@ -53,7 +53,7 @@ class LayerRange(_message.Message):
     def __init__(self, layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ...) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("model", "revision", "layer_start", "layer_stop", "layer_count", "state", "locator", "incarnation", "backend", "block_size_tokens", "kv_blocks_total", "kv_blocks_free", "running_count", "waiting_count", "context_length", "layer_time_us", "progress_percent", "detail", "weight_bytes", "idle_ms", "is_pinned", "memory_bytes", "layer_prefill_ns", "running_max", "kv_format", "shares_prefixes")
+    __slots__ = ("model", "revision", "layer_start", "layer_stop", "layer_count", "state", "locator", "incarnation", "backend", "block_size_tokens", "kv_blocks_total", "kv_blocks_free", "running_count", "waiting_count", "context_length", "layer_time_us", "progress_percent", "detail", "weight_bytes", "idle_ms", "is_pinned", "memory_bytes", "layer_prefill_ns", "running_max", "kv_format", "shares_prefixes", "head_layers")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class EngineStatus(_message.Message):
     RUNNING_MAX_FIELD_NUMBER: _ClassVar[int]
     KV_FORMAT_FIELD_NUMBER: _ClassVar[int]
     SHARES_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_LAYERS_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     layer_start: int
@@ -106,7 +107,8 @@ class EngineStatus(_message.Message):
     running_max: int
     kv_format: str
     shares_prefixes: bool
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ..., layer_count: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., locator: _Optional[str] = ..., incarnation: _Optional[str] = ..., backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., context_length: _Optional[int] = ..., layer_time_us: _Optional[int] = ..., progress_percent: _Optional[int] = ..., detail: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., idle_ms: _Optional[int] = ..., is_pinned: bool = ..., memory_bytes: _Optional[int] = ..., layer_prefill_ns: _Optional[int] = ..., running_max: _Optional[int] = ..., kv_format: _Optional[str] = ..., shares_prefixes: bool = ...) -> None: ...
+    head_layers: float
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., layer_start: _Optional[int] = ..., layer_stop: _Optional[int] = ..., layer_count: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., locator: _Optional[str] = ..., incarnation: _Optional[str] = ..., backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., context_length: _Optional[int] = ..., layer_time_us: _Optional[int] = ..., progress_percent: _Optional[int] = ..., detail: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., idle_ms: _Optional[int] = ..., is_pinned: bool = ..., memory_bytes: _Optional[int] = ..., layer_prefill_ns: _Optional[int] = ..., running_max: _Optional[int] = ..., kv_format: _Optional[str] = ..., shares_prefixes: bool = ..., head_layers: _Optional[float] = ...) -> None: ...
 
 class WorkerBeat(_message.Message):
     __slots__ = ("node_id", "incarnation", "sequence", "agent_locator", "region", "engines", "memory_total_bytes", "memory_free_bytes", "core_count", "device", "is_leaving", "version", "host_id", "reach", "links", "memory_max_bytes", "is_locked")
