@@ -237,9 +237,6 @@ async def test_with_nobody_left_the_stream_ends_in_an_error_soon(
     assert time.monotonic() - struck_at < GAP_MAX_S
     assert stream.said.finish == ""
     assert expected["greedy"].text.startswith(stream.said.text[: len(expected["greedy"].text)])
-    await until_whole(driver)
-    said = await Stream(client, MODEL, STORY, KINDS["greedy"]).to_end()
-    said.assert_same(expected["greedy"])
 
 
 async def drained(chunks: AsyncIterator[int]) -> None:

@@ -26,7 +26,7 @@ from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
-from shoal_worker_gpu.pipeline_name import PipelineName
+from shoal_worker_gpu.pipeline_name import PipelineName, stage_name
 from shoal_worker_gpu.pipelines import Pipelines
 from shoal_worker_gpu.reservation import Grant, Reservations
 from shoal_worker_gpu.scheduler import StepLimits, choose_rows
@@ -38,6 +38,7 @@ from shoal_worker_gpu.step_times import step_times
 log = logging.getLogger(__name__)
 
 _ADMIT_AGAIN_S = 0.1
+_REFUSAL_COMES_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -348,8 +349,7 @@ class Head:
         return [
             generation
             for generation in self._live.values()
-            if generation.phase is Phase.RUNNING
-            and generation.pipeline == run.name
+            if generation.phase is Phase.RUNNING and generation.pipeline == run.name
         ]
 
     def left_head(self, name: PipelineName, step_id: int) -> None:
@@ -377,7 +377,19 @@ class Head:
             if not self._is_running(key):
                 self._detach(generation)
                 self._admission.set()
+        answered = {SequenceKey(row.key.sequence, row.key.attempt) for row in result.rows}
+        for key in step.rows.keys() - answered:
+            if self._is_running(key):
+                self._start(self._stray(key, run.stages[-1]))
         self._launch(run)
+
+    async def _stray(self, key: SequenceKey, stage: pipeline_pb2.PipelineStage) -> None:
+        """A step came back without a sequence: the reason comes another way, or never."""
+        await self._clock.sleep(_REFUSAL_COMES_S)
+        if self._is_running(key):
+            generation = self._live[key.sequence]
+            self._detach(generation)
+            generation.fail(StageFailed(stage.node_id, "it dropped the sequence without a word"))
 
     def _grow_if_needed(self, generation: Generation, run: PipelineRun) -> None:
         """Ask for a lump of blocks before the sequence reaches the end of its room."""
@@ -471,16 +483,11 @@ class Head:
 
     def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
         """A process behind the head is gone: every generation that leads there ends."""
-        for run in self._pipelines.drop(stage):
-            for generation in self._on_pipeline(run.name):
+        self._pipelines.drop(stage)
+        gone = stage_name(stage)
+        for generation in list(self._live.values()):
+            if gone in generation.pipeline[2][1:]:
                 self._drop_waiting(generation)
                 self._detach(generation)
                 generation.fail(StageFailed(stage.node_id, detail))
         self._admission.set()
-
-    def _on_pipeline(self, name: PipelineName) -> list[Generation]:
-        return [
-            generation
-            for generation in self._live.values()
-            if generation.pipeline == name
-        ]

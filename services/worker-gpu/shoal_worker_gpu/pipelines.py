@@ -75,12 +75,12 @@ class Pipelines:
             raise StageFailed(run.stages[-1].node_id, "a stage was lost while it was dialled")
         return run
 
-    def drop(self, stage: pipeline_pb2.PipelineStage) -> list[PipelineRun]:
+    def drop(self, stage: pipeline_pb2.PipelineStage) -> None:
         """Forget every pipeline behind whose head the stage stands."""
         gone = stage_name(stage)
-        dropped = [self._runs.pop(name) for name in list(self._runs) if gone in name[2]]
+        for name in [name for name in self._runs if gone in name[2]]:
+            del self._runs[name]
         self._close_readers()
-        return dropped
 
     async def watch(self) -> None:
         """Report the last stage of a pipeline that makes no progress. Never returns."""

@@ -12,6 +12,7 @@ import pytest
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.rpc import RpcChannel, locator, translated
+from shoal_common.testing import FakeClock
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend, expected_tokens
 
@@ -306,6 +307,21 @@ async def test_a_row_that_was_not_in_the_step_is_not_believed() -> None:
         puppet.answer(forged, 5)
         puppet.answer(await puppet.hear("frame"), 6)
         assert await reply == [5, 6]
+
+
+async def test_a_sequence_that_a_stage_drops_without_a_word_ends_by_name() -> None:
+    clock = FakeClock()
+    head = Node(HashBackend(0, 3, LAYER_COUNT), SETTINGS, "head", clock=clock, ack_timeout_s=60)
+    async with Puppet(3, LAYER_COUNT).running() as puppet, running([head]) as pipeline:
+        pipeline.plan.stages.append(puppet.stage())
+        reply = asyncio.create_task(pipeline.tokens(PROMPT, 2))
+        puppet.grant(await puppet.hear("attach"))
+        puppet.answer(stage_pb2.Frame(step_id=(await puppet.hear("frame")).step_id), 5)
+        for _ in range(40):
+            await asyncio.wait([reply], timeout=0.02)
+            await clock.advance(0.25)
+        with pytest.raises(StageFailed, match=r"puppet.*without a word"):
+            await reply
 
 
 async def test_a_head_that_waits_says_that_it_lives() -> None:
