@@ -7,6 +7,7 @@ here ever expires by itself but the time a request has left.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Admission:
         self._first_step_s: dict[str, float] = {}
         self._lines: dict[str, Line] = {}
         self._paces: dict[str, Pace] = {}
+        self._expires_at_s = math.inf
+        """Nobody who waits runs out of time before."""
 
     @property
     def in_flight_count(self) -> int:
@@ -116,6 +119,8 @@ class Admission:
             ticket.standing = self.standing(ticket.tenant)
         self._lines.setdefault(ticket.model, Line()).push(ticket)
         self.grant(ticket.model, pipelines)
+        if ticket.pipeline is None:
+            self._expires_at_s = min(self._expires_at_s, self._last_moment_s(ticket))
         if ticket.pipeline is None and ticket.attempt == 0:
             try:
                 self._check_hope(ticket)
@@ -178,16 +183,21 @@ class Admission:
         How long one that lost a stage may wait is its driver's affair: its answer has begun.
         """
         now_s = self._clock.monotonic()
-        for model, line in list(self._lines.items()):
-            for ticket in line.tickets():
-                deadline_s = ticket.deadline_at_s
-                if (
-                    ticket.attempt == 0
-                    and deadline_s is not None
-                    and now_s + self._first_step_s.get(model, 0.0) >= deadline_s
-                ):
-                    waited_s = now_s - ticket.opened_at_s
-                    self.fail(ticket, WaitTooLong.over(ticket.model, ticket.position, waited_s))
+        if now_s < self._expires_at_s:
+            return
+        waiting = [ticket for line in self._lines.values() for ticket in line.tickets()]
+        for ticket in waiting:
+            if now_s >= self._last_moment_s(ticket):
+                waited_s = now_s - ticket.opened_at_s
+                self.fail(ticket, WaitTooLong.over(ticket.model, ticket.position, waited_s))
+        left = (self._last_moment_s(ticket) for ticket in waiting if ticket.error is None)
+        self._expires_at_s = min(left, default=math.inf)
+
+    def _last_moment_s(self, ticket: Ticket) -> float:
+        """When what is left of a request's time is one step; never for one that has no limit."""
+        if ticket.deadline_at_s is None or ticket.attempt > 0:
+            return math.inf
+        return ticket.deadline_at_s - self._first_step_s.get(ticket.model, 0.0)
 
     def load(self, pipeline: Pipeline) -> int:
         """Plans in flight on the busiest stage: pipelines of before may share some stages."""

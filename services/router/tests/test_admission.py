@@ -240,6 +240,31 @@ def test_a_request_whose_time_ends_leaves_the_queue_at_once() -> None:
     assert patient.position == 1
 
 
+def test_the_soonest_end_is_noticed_whoever_came_first() -> None:
+    crowd = Crowd()
+    crowd.enter()
+    ends = [crowd.enter(left_s=left_s) for left_s in (5.0, 1.0, 3.0)]
+    over = []
+    for _ in range(6):
+        crowd.admission.expire()
+        over.append([t.error is not None for t in ends])
+        crowd.clock.jump(1.0)
+    assert over[1] == [False, True, False]
+    assert over[3] == [False, True, True]
+    assert over[5] == [True, True, True]
+
+
+def test_a_reply_that_has_begun_is_not_given_up_in_the_queue() -> None:
+    crowd = Crowd()
+    lost = crowd.enter(left_s=2.0)
+    lost.excluded.update(FAST.incarnations)
+    crowd.admission.release(lost)
+    crowd.admission.enter(lost, [FAST])
+    crowd.clock.jump(3)
+    crowd.admission.expire()
+    assert (lost.error, lost.position) == (None, 1)
+
+
 def test_a_request_that_cannot_make_it_is_refused_when_it_comes() -> None:
     crowd = Crowd()
     slow = crowd.enter()
