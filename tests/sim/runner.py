@@ -91,7 +91,7 @@ class _History:
         self._clients.start()
         Faults(self._fleet, self._tell).start()
         await self._until_over()
-        await asyncio.sleep(QUIET_S)
+        await self._fleet.clock.sleep(QUIET_S)
         check_quiet(self._fleet, self._breaches)
         for seen in self._clients.seen:
             check_request(seen, self._scenario, self._breaches)
@@ -104,7 +104,7 @@ class _History:
         begins_s = EPOCH_S + max(request.at_s for request in self._scenario.requests)
         calm_s = max(begins_s, EPOCH_S + self._scenario.heals_at_s)
         while True:
-            await asyncio.sleep(0.5)
+            await self._fleet.clock.sleep(0.5)
             now_s = self._loop.time()
             waiting = [seen for seen in self._clients.seen if not seen.is_over]
             if not waiting and now_s > calm_s:
@@ -128,7 +128,7 @@ class _History:
                     await process.stop()
             except TimeoutError:
                 self._breaches.add(f"{process.name}: it does not stop")
-        await asyncio.sleep(1)
+        await self._fleet.clock.sleep(1)
         check_stopped(self._fleet, [process.name for process in living], self._breaches)
 
     def _report_outcomes(self) -> None:

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("simulated_process", default="")
-# Callbacks that may run without time passing before somebody is taken to spin.
-_SPIN_MAX = 200_000
+# Turns of the loop without time passing after which somebody is taken to spin.
+_SPIN_MAX = 50_000
 _RESOLUTION_S = 1e-9
 
 
