@@ -56,14 +56,15 @@ def check_revision(revision: str) -> None:
 
 def check_base_url(url: str, hosts: tuple[str, ...]) -> None:
     """Raise InvalidRepo unless it is a plain http(s) URL of a host that is allowed."""
-    parts = urlsplit(url)
-    if (
-        parts.scheme not in ("http", "https")
-        or parts.query
-        or parts.fragment
-        or "@" in parts.netloc
-    ):
+    try:
+        parts = urlsplit(url)
+    except ValueError as err:
+        raise InvalidRepo(url, "it is no URL") from err
+    is_plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ("http", "https") or not is_plain:
         raise InvalidRepo(url.split("?")[0], "a base URL is http(s)://host/path and nothing more")
+    if not all("!" <= character <= "~" for character in url):
+        raise InvalidRepo(url, "its letters must be escaped as URLs want it")
     if any(part.startswith(".") for part in parts.path.split("/") if part):
         raise InvalidRepo(url, "its path has hidden or relative parts")
     host = parts.hostname or ""

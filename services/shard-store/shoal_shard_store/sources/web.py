@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from yarl import URL
 
 from shoal_shard_store.errors import (
     RemoteChanged,
@@ -174,7 +175,9 @@ class WebReader:
 
     async def _send(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         try:
-            return await self._session.get(url, headers=headers, allow_redirects=False)
+            # Signed URLs hold only to the letter, so nothing in them is escaped anew.
+            target = URL(url, encoded=True)
+            return await self._session.get(target, headers=headers, allow_redirects=False)
         except _BROKEN as err:
             raise SourceBroken(_path_of(url), f"it cannot be reached ({_word(err)})") from err
         except ValueError as err:  # A URL that is none, in a redirect.
@@ -187,6 +190,8 @@ class WebReader:
             host = parts.hostname or ""
         except ValueError as err:
             raise UnsafeRedirect("(no host)", "it is no URL") from err
+        if not all("!" <= character <= "~" for character in target):
+            raise UnsafeRedirect(host, "it is no URL")
         if parts.scheme not in ("http", "https") or not location:
             raise UnsafeRedirect(host, f"'{parts.scheme[:20]}' is no scheme that is followed")
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
