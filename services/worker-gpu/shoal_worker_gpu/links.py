@@ -206,7 +206,7 @@ class DownstreamLink:
             if waited_s >= self._speaker.ack_timeout_s:
                 self._lose(f"no receipt within {self._speaker.ack_timeout_s:g} s")
                 return
-            if not self._has_heard and not self._unacked:
+            if self._ready.is_set() and not self._has_heard and not self._unacked:
                 self._ping()
             self._has_heard = False
 
