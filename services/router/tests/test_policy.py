@@ -67,7 +67,9 @@ def test_idle_machines_are_taken_by_their_time() -> None:
 
 def test_load_spreads_by_speed() -> None:
     site = Site([engine("slow", layer_time_us=250)], [engine("fast", layer_time_us=100)])
-    assert [site.chosen()[0] for _ in range(7)].count("fast") == 5
+    went = Counter(site.chosen()[0] for _ in range(60))
+    # The fast one fills until a step on it takes as long as on the slow one.
+    assert went["fast"] > 1.5 * went["slow"] > 0
 
 
 def test_a_stage_that_is_shared_counts_for_all_pipelines_through_it() -> None:
