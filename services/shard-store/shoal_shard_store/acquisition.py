@@ -156,6 +156,7 @@ class Acquisition:
         except BaseException:
             await in_thread(self._save_part, plan.document)
             raise
+        assert self._progress.shards_done == self._progress.shards_total
         self._progress.revision = await in_thread(self._save, plan.document)
 
     async def _stored(self) -> dict[str, Any] | None:
@@ -167,23 +168,31 @@ class Acquisition:
         stored = await self._stored()
         remote = None
         if source is not None:
-            remote = await self._described(source, may_fail=bool(offers or stored))
+            file_name = self._file_name(source, stored)
+            remote = await self._described(source, file_name, may_fail=bool(offers or stored))
         if remote is not None and source is not None:
             return await self._plan_of(remote, source, offers, stored)
         document, offers = self._best_known(offers, stored)
         return self._listed(document, offers, [PeerShards(offer) for offer in offers], {}, None)
 
-    async def _described(self, source: FileSource, may_fail: bool) -> RemoteModel | None:
+    def _file_name(self, source: FileSource, stored: Mapping[str, Any] | None) -> str:
+        """The GGUF file that is meant; empty for safetensors, or where there is but one."""
+        if source.name == "folder":
+            return self._order.file.rsplit("/", 1)[-1]
+        if self._order.repo or stored is None:
+            return self._order.file
+        # Only the model's name was given: the file that it came from.
+        files = list(stored.get("source", {}).get("files", ()))
+        return files[0] if len(files) == 1 and files[0].endswith(".gguf") else ""
+
+    async def _described(
+        self, source: FileSource, file_name: str, may_fail: bool
+    ) -> RemoteModel | None:
         """The model at its source; None when that is away and other stores may do."""
         failure_count = 0
         while True:
             try:
-                return await read_model(
-                    source,
-                    self._order.file.rsplit("/", 1)[-1]
-                    if source.name == "folder"
-                    else self._order.file,
-                )
+                return await read_model(source, file_name)
             except RemoteChanged:
                 raise
             except ShoalError as err:

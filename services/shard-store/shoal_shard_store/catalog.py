@@ -148,7 +148,10 @@ class Catalog:
         except UnknownModel:
             return None
         except ModelIncomplete:
-            raw = (self._folder / model / "draft.json").read_bytes()
+            try:
+                raw = (self._folder / model / "draft.json").read_bytes()
+            except FileNotFoundError:  # It became whole, or was removed, this very moment.
+                return self.best(model)
             return StoredManifest(model, "", raw)
 
     def pins(self, model: str) -> frozenset[str]:

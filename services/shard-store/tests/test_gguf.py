@@ -164,6 +164,9 @@ async def test_layers_of_a_file_on_a_hub_come_by_ranges(tmp_path: Path) -> None:
         header, *ranges = [seen for seen in hub.seen if seen.path == "/blob/q8.gguf"]
         assert header.stop == 64 << 10
         assert sum(seen.stop - seen.start for seen in ranges) == done.bytes_total < len(data) / 2
+        # The rest comes from where the first part came from, by the model's name alone.
+        await store.acquire("", model="q8")
+        assert (await store.models())["q8"].is_complete
 
 
 async def test_a_long_header_is_read_by_doubling_ranges(tmp_path: Path) -> None:

@@ -7,12 +7,16 @@ import errno
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
 from prometheus_client import CollectorRegistry
 
+from shoal.shard_store.v1 import shard_store_pb2 as pb
+from shoal.shard_store.v1 import shard_store_pb2_grpc as pb_grpc
 from shoal_common.errors import ShoalError
+from shoal_common.rpc import RpcServer
 from shoal_shard_store.blob_store import BlobStore
 from shoal_shard_store.errors import SourceBroken, SourceBusy, StorageFull, UntrustedFolder
 from shoal_shard_store.metrics import Metrics
@@ -20,6 +24,7 @@ from shoal_shard_store.partial import PartialShard
 from shoal_shard_store.progress import Meter, ShardProgress
 from shoal_shard_store.shard_fetch import Piece, ShardFetcher, WantedShard
 from shoal_shard_store.sources.base import RemoteFile
+from shoal_shard_store.sources.peer import PeerStore
 from shoal_shard_store.standing import Standings
 
 from .stores import HastyClock
@@ -217,6 +222,37 @@ async def test_a_cancelled_fetch_goes_on_later(bench: Bench) -> None:
     source = FakeSource("b")
     await bench.fetch(source)
     assert source.offsets == [2000]
+
+
+class SilentStore(pb_grpc.ShardStoreServiceServicer):
+    """Begins to answer and says no more."""
+
+    def __init__(self) -> None:
+        self.is_asked = asyncio.Event()
+
+    async def ReadBlob(
+        self, request: pb.ReadBlobRequest, context: Any
+    ) -> AsyncGenerator[pb.ReadBlobResponse, None]:
+        yield pb.ReadBlobResponse(data=DATA[:100])
+        self.is_asked.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_store_that_leaves_is_an_error_and_not_a_cancelling() -> None:
+    silent = SilentStore()
+    server = RpcServer("127.0.0.1:0", token="t", drain_timeout_s=0)
+    server.add(pb_grpc.add_ShardStoreServiceServicer_to_server, silent, "s")
+    async with server:
+        peer = PeerStore(server.address, "t")
+
+        async def read() -> bytes:
+            return b"".join([part async for part in peer.read(DIGEST, 0, len(DATA))])
+
+        task = asyncio.create_task(read())
+        await silent.is_asked.wait()
+        await peer.close()
+        with pytest.raises(SourceBroken, match="it left"):
+            await task
 
 
 def test_a_partial_file_is_trusted_up_to_its_mark(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class PeerStore:
                 answer = await self._stub.GetManifest(request, timeout=OFFER_TIMEOUT_S)
         except (UnknownModel, ModelIncomplete, InvalidRequest):
             return None
+        except asyncio.CancelledError as err:
+            if _is_cancelled():
+                raise
+            raise SourceBroken(self.name, "it left") from err
         document = await asyncio.to_thread(read_manifest, answer.manifest_json, model)
         if answer.revision and answer.revision != revision_of(answer.manifest_json):
             raise DamagedManifest(model, "it does not match its revision")
@@ -96,5 +100,16 @@ class PeerStore:
                     yield message.data
         except TimeoutError as err:
             raise SourceBroken(self.name, f"silent for {SILENCE_TIMEOUT_S:.0f} s") from err
+        except asyncio.CancelledError as err:
+            if _is_cancelled():
+                raise
+            # The connection was closed meanwhile: that store left the fleet.
+            raise SourceBroken(self.name, "it left") from err
         finally:
             call.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody ends this task; gRPC says the same of a call whose channel is closed."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
