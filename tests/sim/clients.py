@@ -82,6 +82,12 @@ class Clients:
         for seen in self.seen:
             self._fleet.loop.call_at(1000.0 + seen.request.at_s, self._begin, seen)
 
+    def ask(self, request: Request) -> Seen:
+        """One more, now."""
+        self.seen.append(Seen(request))
+        self._begin(self.seen[-1])
+        return self.seen[-1]
+
     def _begin(self, seen: Seen) -> None:
         gateway = self._fleet.gateways[f"gateway{seen.request.gateway}"]
         seen.gateway = gateway

@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shoal_common import ids
 from shoal_common.testing.virtual_time import PROCESS, Stalled, VirtualLoop, run_virtual
@@ -20,13 +20,16 @@ from tests.sim.checks import Breaches, PlanWatch, check_quiet, check_request, ch
 from tests.sim.clients import Clients
 from tests.sim.faults import Faults
 from tests.sim.fleet import Fleet, Process
-from tests.sim.scenario import Kind, Scenario, scenario_of
+from tests.sim.scenario import Kind, Request, Scenario, scenario_of
 
 EPOCH_S = 1000.0
 # A lease of 10 s and the looks at it have passed by then.
 QUIET_S = 13.0
 # From the last fault's end on, somebody's request goes on at least this often.
 PATIENCE_S = 10.0
+# Engines are started, heard of and trusted again by then.
+RECOVERY_S = 5.0
+AFTERWARDS = Request("after", 0.0, prompt=tuple(range(100, 120)), max_tokens=8, gateway=0)
 
 
 @dataclass
@@ -91,6 +94,7 @@ class _History:
         self._clients.start()
         Faults(self._fleet, self._tell).start()
         await self._until_over()
+        await self._ask_afterwards()
         await self._fleet.clock.sleep(QUIET_S)
         check_quiet(self._fleet, self._breaches)
         for seen in self._clients.seen:
@@ -118,6 +122,19 @@ class _History:
                         f"end, {len(seen.ids)} tokens{where}"
                     )
                 return
+
+    async def _ask_afterwards(self) -> None:
+        """A fleet in which nothing is wrong any more serves whoever asks, through any gateway."""
+        await self._fleet.clock.sleep(RECOVERY_S)
+        asked = [
+            self._clients.ask(replace(AFTERWARDS, name=f"after{number}", gateway=number))
+            for number in range(self._scenario.gateway_count)
+        ]
+        await self._fleet.clock.sleep(PATIENCE_S)
+        for seen in asked:
+            if seen.finished is None:
+                how = seen.ends[0] if seen.ends else "waits"
+                self._breaches.add(f"{seen.request.name}: {how}, when nothing is wrong any more")
 
     async def _stop(self) -> None:
         """End everybody in order; what they leave behind is a leak."""
