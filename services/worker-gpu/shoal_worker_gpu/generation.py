@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from shoal.worker.v1 import stage_pb2
-from shoal_common.errors import ShoalError
+from shoal_common.clock import Clock
+from shoal_common.errors import DeadlineExceeded, ShoalError
 from shoal_common.ids import SequenceId
 from shoal_common.prefix import PrefixKeys
 from shoal_worker_gpu.pipeline_name import PipelineName, pipeline_name
@@ -23,6 +26,9 @@ from shoal_worker_gpu.sequence import SequenceKey
 from shoal_worker_gpu.step_times import TimeSums
 
 log = logging.getLogger(__name__)
+
+
+ALIVE = stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
 
 
 class Phase(enum.Enum):
@@ -143,6 +149,24 @@ class Generation:
         if reason is not None:
             self._finish(reason)
 
+    async def next_event(self, clock: Clock) -> stage_pb2.GenerateResponse | ShoalError:
+        """What the driver hears next; that the head is alive, when there is nothing else."""
+        if not self.events.empty():
+            return self.events.get_nowait()
+        wait_s = _interval_s(self.request.keep_alive_ms) or math.inf
+        left_s = math.inf
+        if self.deadline_at is not None:
+            left_s = max(0.0, self.deadline_at - clock.monotonic())
+        try:
+            async with asyncio.timeout(None if wait_s == left_s else min(wait_s, left_s)):
+                return await self.events.get()
+        except TimeoutError:
+            if wait_s < left_s:
+                return ALIVE
+            return DeadlineExceeded(
+                f"the request's time was up after {self.generated_count} tokens"
+            )
+
     def end_if_complete(self) -> bool:
         """End at once what an earlier attempt has brought to its end, the word for it excepted."""
         if self.generated_count == 0:
@@ -177,6 +201,16 @@ class Generation:
             step_count=self.times.step_count,
         )
         self.events.put_nowait(stage_pb2.GenerateResponse(finished=finished))
+
+
+async def has_ended(work: asyncio.Task[Any], keep_alive_ms: int) -> bool:
+    """Wait for work that comes before a generation; False when it is time for a sign of life."""
+    await asyncio.wait({work}, timeout=_interval_s(keep_alive_ms))
+    return work.done()
+
+
+def _interval_s(keep_alive_ms: int) -> float | None:
+    return keep_alive_ms / 1000 if keep_alive_ms else None
 
 
 def youngest(generations: Sequence[Generation]) -> Generation | None:

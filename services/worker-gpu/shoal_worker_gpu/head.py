@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
-from shoal_common.errors import DeadlineExceeded, ShoalError, StageFailed
+from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.ids import new_sequence_id
 from shoal_engine.grammar import CompiledGrammar
 from shoal_worker_gpu.admission import SamplingPlan, check_request, read_sampling
 from shoal_worker_gpu.errors import EngineNotReady, KvExhausted, QueueFull, refusal
-from shoal_worker_gpu.generation import Generation, Phase, youngest
+from shoal_worker_gpu.generation import ALIVE, Generation, Phase, has_ended, youngest
 from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
@@ -100,11 +99,17 @@ class Head:
         Raises ShoalError: InvalidRequest and its kin before anything is held, StageFailed when
         a stage dies, DeadlineExceeded, KvExhausted.
         """
-        generation = self._enter(request, await self._grammars.prepared(request))
+        preparing = asyncio.create_task(self._grammars.prepared(request))
+        try:
+            while not await has_ended(preparing, request.keep_alive_ms):
+                yield ALIVE
+        finally:
+            preparing.cancel()
+        generation = self._enter(request, preparing.result())
         outcome = "cancelled"
         try:
             while True:
-                event = await self._next_event(generation)
+                event = await generation.next_event(self._clock)
                 if isinstance(event, ShoalError):
                     outcome = event.reason.lower()
                     raise event
@@ -155,25 +160,6 @@ class Head:
             deadline_at=now + request.remaining_ms / 1000 if request.remaining_ms else None,
             keys=self._reservations.prefix_keys(request),
         )
-
-    async def _next_event(self, generation: Generation) -> stage_pb2.GenerateResponse | ShoalError:
-        """What the driver hears next; that the head is alive, when there is nothing else."""
-        if not generation.events.empty():
-            return generation.events.get_nowait()
-        keep_alive_ms = generation.request.keep_alive_ms
-        wait_s = keep_alive_ms / 1000 if keep_alive_ms else math.inf
-        left_s = math.inf
-        if generation.deadline_at is not None:
-            left_s = max(0.0, generation.deadline_at - self._clock.monotonic())
-        try:
-            async with asyncio.timeout(None if wait_s == left_s else min(wait_s, left_s)):
-                return await generation.events.get()
-        except TimeoutError:
-            if wait_s < left_s:
-                return stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
-            return DeadlineExceeded(
-                f"the request's time was up after {generation.generated_count} tokens"
-            )
 
     def _leave(self, generation: Generation) -> None:
         """Free everything the generation holds, on every stage."""

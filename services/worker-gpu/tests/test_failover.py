@@ -13,6 +13,7 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.rpc import RpcChannel, locator, translated
 from shoal_common.testing import FakeClock
+from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend, expected_tokens
 
@@ -244,13 +245,12 @@ async def test_who_waits_for_a_lost_pipeline_does_not_wait_in_vain() -> None:
         with pytest.raises(StageFailed, match="worker-1"):
             await waiting
         with pytest.raises(StageFailed, match="worker-1"):
-            await anext(aiter(rest(first)))
+            await drained(first)
 
 
-async def rest(events: AsyncIterator[stage_pb2.GenerateResponse]) -> AsyncIterator[int]:
-    async for event in events:
-        for token in event.tokens.tokens:
-            yield token.token_id
+async def drained(events: AsyncIterator[stage_pb2.GenerateResponse]) -> None:
+    async for _ in events:
+        pass
 
 
 async def test_pipelines_of_one_head_may_end_at_the_same_stage() -> None:
@@ -338,6 +338,27 @@ async def test_a_head_that_waits_says_that_it_lives() -> None:
             found += [token.token_id for token in event.tokens.tokens]
         assert alive_count >= 3
         assert found == expected_tokens(PROMPT, 3)
+
+
+async def test_a_head_that_judges_a_grammar_says_that_it_lives() -> None:
+    nodes = hash_nodes((), SETTINGS)
+    async with running(nodes) as pipeline:
+        judged = asyncio.Event()
+
+        class Slow(Grammars):
+            async def prepared(self, request: stage_pb2.GenerateRequest) -> None:
+                await judged.wait()
+
+        nodes[0].engine.head._grammars = Slow(nodes[0].backend)
+        request = pipeline.request(PROMPT, 2)
+        request.keep_alive_ms = 5
+        found = []
+        async for event in pipeline.events(request):
+            found.append(event.WhichOneof("event"))
+            if found == ["alive"] * 3:
+                judged.set()
+        assert found[:3] == ["alive"] * 3
+        assert found[-1] == "finished"
 
 
 @pytest.mark.parametrize(
