@@ -32,7 +32,7 @@ FRESH_SHARE = 0.62
 SHARED_PROMPTS = 12
 SHARED_SHARE = 0.2
 # Tokens of KV that a stage keeps, in mean prompts.
-PROMPTS_HELD = 64
+PROMPTS_HELD = 128
 WAITING_MAX = 512
 # A first token is good within so many times what an idle fleet takes.
 PATIENCE = 8.0
@@ -51,7 +51,7 @@ class Turn:
 
 @dataclass
 class Tally:
-    """Prompt blocks in all, those that an oracle would have found, and those that were found."""
+    """Prompt blocks in all, those that an oracle finds in as much memory, and those found."""
 
     asked: int = 0
     known: int = 0
@@ -128,7 +128,9 @@ class Replay:
         self._free_at: dict[str, float] = defaultdict(float)
         self._running: Counter[str] = Counter()
         self._ends: list[tuple[float, int, Pipeline]] = []
-        self._seen: set[bytes] = set()
+        # As much memory as all heads have, and every request finds all of it.
+        heads = {p.parts[0] for p in ours.pipelines}
+        self._oracle = _Cache(limit * len(heads))
         self.tally = Tally()
 
     def run(self, turns: Sequence[Turn]) -> Tally:
@@ -158,10 +160,8 @@ class Replay:
         held = min(self._caches[part].leading(turn.blocks) for part in pipeline.parts)
         tally.asked += len(turn.blocks)
         tally.found += held
-        tally.known += next(
-            (i for i, b in enumerate(turn.blocks) if b not in self._seen), len(turn.blocks)
-        )
-        self._seen.update(turn.blocks)
+        tally.known += self._oracle.leading(turn.blocks)
+        self._oracle.keep(turn.blocks)
         self._compute(number, turn, pipeline, (len(turn.blocks) - held) * BLOCK)
         self._tell(pipeline, turn.blocks)
 
