@@ -228,7 +228,7 @@ def _routing(
     store = session_store(settings.redis_url)
     sessions = Sessions(clock, store, ttl_s=settings.session_ttl_s, count_max=settings.sessions_max)
     formation = Formation(view, clock, _formation_options(settings))
-    options = PolicyOptions(settings.spread_count, settings.spread_factor)
+    options = PolicyOptions(settings.spread_count, settings.spread_factor, settings.row_cost)
     policy = Policy(index, sessions, admission.plans_on, formation.times, options)
     return _Routing(formation, policy, sessions, store, KvListener(bus, index, clock))
 
@@ -345,6 +345,7 @@ def _formation_options(settings: Settings) -> FormationOptions:
         link_us=settings.link_us,
         local_link_us=settings.local_link_us,
         far_link_us=settings.far_link_us,
+        visit_us=settings.visit_us,
     )
     flow = FlowOptions(
         count_max=settings.pipelines_per_model, uses_parts=settings.partial_ranges, costs=costs

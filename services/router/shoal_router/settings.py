@@ -32,6 +32,8 @@ class Settings(ServiceSettings, service="router"):
     """A worker with so many requests more than its share gets no further ones, ..."""
     spread_factor: float = Field(default=1.5, ge=1, le=100)
     """... if that is also so many times its share."""
+    row_cost: float = Field(default=0.125, ge=0, le=1)
+    """What one more sequence in a batch adds to a decode step, in steps of a single one."""
     prefix_blocks_max: int = Field(default=500_000, ge=0, le=100_000_000)
     """Blocks of held prefixes that are remembered, about 150 bytes each; 0 ignores prefixes."""
     sessions_max: int = Field(default=100_000, ge=0, le=10_000_000)
@@ -97,6 +99,8 @@ class Settings(ServiceSettings, service="router"):
     """Assumed cost of a hop between two engines of one node or machine."""
     far_link_us: int = Field(default=40_000, ge=0)
     """Assumed cost of a hop between two regions."""
+    visit_us: int = Field(default=50, ge=0)
+    """Assumed time of an engine itself for taking a step in and handing it on."""
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
