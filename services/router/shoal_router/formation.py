@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
@@ -30,9 +31,12 @@ QUICK_COUNT = 4
 # Measured times that move by less do not change what is best by much.
 DRIFT = 1.15
 DEMANDS_MAX = 64
+# Sets of engines whose revision is remembered, far more than stand at once.
+REVISIONS_MAX = 4096
 STANDBYS_PER_STAGE = 2
 
 OPEN = Demand()
+Parts = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Formation:
         self._options = options
         self._models: dict[str, _Model] = {}
         self._revisions = 0
+        self._revision_of: OrderedDict[Parts, int] = OrderedDict()
         # Found since engines last came or went.
         self._standbys: dict[tuple[object, ...], tuple[tuple[Engine, ...], ...]] = {}
         self._seen_version = -1
@@ -196,18 +201,15 @@ class Formation:
                 del model.pipelines[demand]
         if not is_same:
             self._standbys.clear()
-        if is_same:
-            model.is_due = model.is_due or self._has_drifted(model)
-        elif len(engines) <= AT_ONCE_MAX:
+        if is_same and not self._has_drifted(model):
+            return
+        if len(engines) <= AT_ONCE_MAX:
             self._search(model, self._options.flow)
-        else:
-            model.is_due = True
-            if not model.pipelines.get(OPEN):
-                quick = replace(self._options.flow, count_max=QUICK_COUNT, rounds_max=0)
-                self._search(model, quick)
-        if model.is_due and len(engines) <= AT_ONCE_MAX:
-            model.is_due = False
-            self._search(model, self._options.flow)
+            return
+        model.is_due = True
+        if not model.pipelines.get(OPEN):
+            quick = replace(self._options.flow, count_max=QUICK_COUNT, rounds_max=0)
+            self._search(model, quick)
 
     def _search(self, model: _Model, flow: FlowOptions) -> None:
         fleet = Fleet(model.engines, self._view.rtt_us)
@@ -217,8 +219,7 @@ class Formation:
     def _searched(
         self, model: _Model, engines: Sequence[Engine], found: tuple[Pipeline, ...]
     ) -> None:
-        before = model.pipelines.get(OPEN, ())
-        model.pipelines[OPEN] = self._numbered(self._current(model, found), before)
+        model.pipelines[OPEN] = self._numbered(self._current(model, found))
         model.searched = {e.incarnation: e.layer_time_us for e in engines}
         model.searched_at_s = self._clock.monotonic()
         for demand, pipelines in model.pipelines.items():
@@ -236,7 +237,7 @@ class Formation:
         if len(inside) > AT_ONCE_MAX:
             flow = replace(flow, count_max=QUICK_COUNT, rounds_max=0)
         fleet = Fleet(inside, self._view.rtt_us, demand.ends)
-        return self._numbered(pipelines_of(fleet, flow, running), running)
+        return self._numbered(pipelines_of(fleet, flow, running))
 
     def _current(self, model: _Model, pipelines: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
         """Those whose engines all live, with the times of now."""
@@ -265,14 +266,18 @@ class Formation:
                 return True
         return False
 
-    def _numbered(
-        self, pipelines: Sequence[Pipeline], running: Sequence[Pipeline]
-    ) -> tuple[Pipeline, ...]:
+    def _numbered(self, pipelines: Sequence[Pipeline]) -> tuple[Pipeline, ...]:
         """With revisions: a new one for every set of engines that was not there before."""
-        known = {p.parts: p.revision for p in running}
-        return tuple(
-            replace(p, revision=known.get(p.parts) or self._new_revision(p)) for p in pipelines
-        )
+        numbered = []
+        for pipeline in pipelines:
+            parts = pipeline.parts
+            if parts not in self._revision_of:
+                self._revision_of[parts] = self._new_revision(pipeline)
+            self._revision_of.move_to_end(parts)
+            numbered.append(replace(pipeline, revision=self._revision_of[parts]))
+        while len(self._revision_of) > REVISIONS_MAX:
+            self._revision_of.popitem(last=False)
+        return tuple(numbered)
 
     def _new_revision(self, pipeline: Pipeline) -> int:
         self._revisions += 1

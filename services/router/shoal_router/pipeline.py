@@ -93,7 +93,7 @@ class Costs:
     far_link_us: int = 40_000
     """A hop to a node of another region."""
     visit_us: int = 50
-    """Of an engine's own time: taking a step in and handing it on, unless it runs the whole model."""
+    """Of an engine's own time: taking a step in and handing it on; not where it runs them all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,9 +92,6 @@ class PrefixIndex:
                 if block in held.blocks:
                     held.blocks.move_to_end(block)
 
-    def knows(self, incarnation: str) -> bool:
-        return any(part[0] == incarnation for part in self._parts)
-
     def keep(self, incarnations: Collection[str]) -> None:
         """Forgets the engine processes that are no more."""
         for part in [part for part in self._parts if part[0] not in incarnations]:
