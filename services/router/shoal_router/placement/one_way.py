@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from shoal_router.placement.candidates import Candidate, Goal, Placements
 from shoal_router.placement.drawing import Board, gaps, held_ranges, milliseconds, won
 from shoal_router.placement.machines import Fit, Links, Machine, PlacedRange
-from shoal_router.placement.regions import Area, across, by_region
+from shoal_router.placement.regions import Area, across, by_region, covers_well
 from shoal_router.placement.room import Room
 from shoal_router.placement.shape import ModelShape
 
@@ -68,10 +68,15 @@ def _options(board: Board, machines: Sequence[Machine]) -> Iterator[_Option]:
     shown: set[str] = set()
     found = [option for fit in Fit for option in _singles(board, free, base, fit, shown)]
     found += _chains(board, by_region(free), base)
-    if all(option.candidate.fit is Fit.LEAST for option in found):
-        # Only what no region has room for as it is goes over slow links.
-        found += _chains(board, across(free, board.links), base)
     yield from found
+    best_us = min(
+        (o.candidate.step_us for o in found if o.candidate.fit is not Fit.LEAST),
+        default=float("inf"),
+    )
+    # Over slow links goes only what no region has room for as it is, or serves far slower.
+    for option in _chains(board, across(free, board.links), base):
+        if not covers_well(best_us, option.candidate.step_us):
+            yield option
 
 
 def _singles(

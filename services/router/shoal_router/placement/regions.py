@@ -11,6 +11,10 @@ from shoal_router.placement.machines import Links, Machine
 # A region that is asked how far another is looks from this many of its machines.
 _SAMPLE = 4
 
+# A region serves alone unless crossing slow links makes a step this many times as quick: what it
+# has is too slow then to be called a way to serve.
+_CROSSING_GAIN = 1.5
+
 
 @dataclass(frozen=True, slots=True)
 class Area:
@@ -50,3 +54,8 @@ def _distance_us(home: Area, area: Area, links: Links) -> float:
         for source in home.machines[:_SAMPLE]
         for target in area.machines[:_SAMPLE]
     )
+
+
+def covers_well(alone_us: float, across_us: float) -> bool:
+    """Whether a region's own way is good enough not to look beyond it."""
+    return alone_us < float("inf") and alone_us < across_us * _CROSSING_GAIN

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from shoal_router.placement.candidates import Candidate, Goal, Placements
 from shoal_router.placement.drawing import SAME, Board, gaps, held_ranges, milliseconds, won
 from shoal_router.placement.machines import Fit, Links, Machine, PlacedRange
-from shoal_router.placement.regions import Area, across, by_region
+from shoal_router.placement.regions import Area, across, by_region, covers_well
 from shoal_router.placement.room import Room
 from shoal_router.placement.shape import ModelShape
 from shoal_router.placement.thicken import thicken
@@ -72,15 +72,21 @@ def _variants() -> Iterator[tuple[str, _Variant]]:
 
 def _candidates(board: Board) -> Iterator[Candidate]:
     regions = by_region(list(board.machines.values()))
-    able = [area for area in regions if _can_serve(board, area)]
+    able = _sufficient(board, regions)
+    if not able:
+        yield from _crossing(board)
+        return
     for name, variant in _variants():
-        if able:
-            room = _room(board)
-            drawn = [_draw(board, area, variant, room) for area in able]
-            found = [ranges for ranges in drawn if ranges is not None]
-            if found:
-                yield board.candidate(name, [*_fixed(board), *(r for rs in found for r in rs)])
-            continue
+        room = _room(board)
+        drawn = [_draw(board, area, variant, room) for area in able]
+        ranges = [each for of_area in drawn for each in of_area or ()]
+        if ranges:
+            yield board.candidate(name, [*_fixed(board), *ranges])
+
+
+def _crossing(board: Board) -> Iterator[Candidate]:
+    """No region can serve alone, or none well."""
+    for name, variant in _variants():
         for area in across(list(board.machines.values()), board.links):
             ranges = _draw(board, area, variant, _room(board))
             if ranges is not None:
@@ -100,9 +106,27 @@ def _site(board: Board, area: Area, room: Room) -> _Site:
     return _Site(board, area, room, fixed)
 
 
-def _can_serve(board: Board, area: Area) -> bool:
+def _sufficient(board: Board, regions: Sequence[Area]) -> list[Area]:
+    """Regions that can serve alone; none where even the quickest of them is far slower than a way
+    over slow links."""
+    able = [(area, way) for area in regions if (way := _way(board, area)) is not None]
+    near_us = min((way.step_us for _, way in able), default=float("inf"))
+    across_us = float("inf")
+    for area in across(list(board.machines.values()), board.links):
+        way = _way(board, area)
+        if way is not None and len({board.machines[n].region for n in way.node_ids}) > 1:
+            across_us = min(across_us, way.step_us)
+        elif way is not None:
+            # Looking further has found a better way at home.
+            near_us = min(near_us, way.step_us)
+    return [area for area, _ in able] if covers_well(near_us, across_us) else []
+
+
+def _way(board: Board, area: Area) -> Candidate | None:
+    """What fills an area's gaps; None where it cannot serve."""
     site = _site(board, area, _room(board))
-    return board.fill(area, site.movable, site.fixed, site.room) is not None
+    ranges = board.fill(area, site.movable, site.fixed, site.room)
+    return None if ranges is None else board.candidate(area.name, ranges)
 
 
 def _draw(board: Board, area: Area, variant: _Variant, room: Room) -> Ranges | None:
