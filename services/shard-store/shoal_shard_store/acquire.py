@@ -101,7 +101,7 @@ class Acquirer:
             return False
         job.is_cancelled = True
         job.task.cancel()
-        await job.has_ended.wait()
+        await asyncio.wait({job.task})
         return True
 
     async def close(self) -> None:
@@ -111,6 +111,9 @@ class Acquirer:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for job in list(self._jobs.values()):  # Cancelled before their first step.
+            job.error = Cancelled("the shard-store is stopping")
+            self._end(job)
 
     async def fetch_blob(self, digest: str) -> None:
         """Bring a blob here that a manifest of this store names and another store holds.
@@ -144,8 +147,12 @@ class Acquirer:
         self._ended.pop(order.model, None)
         try:
             await asyncio.to_thread(self._shop.book.put, order)
-        except BaseException:
+        except BaseException as err:
             del self._jobs[order.model]
+            # For those who have joined it by now.
+            is_ours = isinstance(err, Exception)
+            job.error = err if is_ours else Cancelled("the caller left before it began")
+            job.has_ended.set()
             raise
         self._metrics.downloads_open.inc()
         job.task = asyncio.create_task(self._carried_out(job))
