@@ -13,7 +13,7 @@ _SAMPLE = 4
 
 # A region serves alone unless crossing slow links makes a step this many times as quick: what it
 # has is too slow then to be called a way to serve.
-_CROSSING_GAIN = 1.5
+_CROSSING_GAIN = 3.0
 
 
 @dataclass(frozen=True, slots=True)
