@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from unittest.mock import patch
 
 from shoal_common import ids
 from shoal_common.testing.virtual_time import PROCESS, Stalled, VirtualLoop, run_virtual
@@ -213,12 +214,14 @@ class _SeededSecrets:
 def _seeded(scenario: Scenario) -> Iterator[None]:
     """Everything random comes from the seed, and tiles of KV are as long as it says."""
     seed = scenario.random.random()
-    state, usual, tile_tokens = random.getstate(), ids.secrets, blocks.TILE_TOKENS
+    state = random.getstate()
     random.seed(seed)
-    ids.secrets = _SeededSecrets(random.Random(seed))  # type: ignore[assignment]
-    blocks.TILE_TOKENS = scenario.tile_tokens
+    secrets = _SeededSecrets(random.Random(seed))
     try:
-        yield
+        with (
+            patch.object(ids, "secrets", secrets),
+            patch.object(blocks, "TILE_TOKENS", scenario.tile_tokens),
+        ):
+            yield
     finally:
-        ids.secrets, blocks.TILE_TOKENS = usual, tile_tokens
         random.setstate(state)

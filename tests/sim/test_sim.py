@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.sim.checks import Breaches, check_request
 from tests.sim.clients import Seen
 from tests.sim.scenario import Kind, scenario_of
 
 ROOT = Path(__file__).resolve().parents[2]
-SEED_COUNT = 10
+SEED_COUNT = 8
 
 
 def simulated(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,11 +31,13 @@ def simulated(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(300)
 def test_what_must_hold_holds_under_a_few_seeds() -> None:
     ran = simulated("--seeds", str(SEED_COUNT))
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.timeout(300)
 def test_one_seed_has_one_history() -> None:
     """Alone, or after another in the same process."""
     alone = simulated("--seed", "1").stdout.splitlines()[-1]
