@@ -247,6 +247,7 @@ class AgentProcess(Process):
         self.engine: EngineProcess | None = None
         self._incarnation = new_incarnation()
         self._status: pipeline_pb2.EngineStatus | None = None
+        self._links: list[pipeline_pb2.LinkTime] = []
         self._wake = asyncio.Event()
         self._bus: MemoryBus | None = None
         self._posts: list[bytes] = []
@@ -298,6 +299,7 @@ class AgentProcess(Process):
             sequence=sequence,
             engines=[] if self._status is None else [self._status],
             host_id=self.worker.name,
+            links=self._links,
             is_locked=True,
         )
 
@@ -328,7 +330,7 @@ class AgentProcess(Process):
         if self.engine is not engine:
             return kv_seen
         changed = self._status is None or self._status.state != response.engine.state
-        self._status = response.engine
+        self._status, self._links = response.engine, list(response.links)
         for changes in response.kv_ranges:
             self._kv.hear(changes)
         kv_seen = response.kv_sequence
