@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down check test test-all e2e sim proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway bench-routing demo-models clean
+.PHONY: help setup up down check test test-all e2e sim proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway bench-failover bench-routing demo-models clean
 
 ##@ Start
 help: ## Show the targets
@@ -73,6 +73,9 @@ bench-peers: setup ## Against llama.cpp and Petals on this machine
 
 bench-gateway: setup ## What a request and an event cost, beside other gateways
 	$(PY) -m bench.gateway $(ARGS)
+
+bench-failover: setup ## How long clients wait when a worker is lost
+	OMP_NUM_THREADS=1 $(PY) -m bench.failover $(ARGS)
 
 bench-routing: setup ## Placement and routing beside other policies and a bound, on random fleets
 	$(PY) -m bench.routing $(ARGS)

@@ -22,7 +22,7 @@ CROWD = 16
 FINISHED = 240
 # The load at which times are compared, of what Petals carries.
 SHARE_OF_PETALS = 0.6
-QUICK_COUNT = 6
+QUICK_COUNT = 12
 
 
 async def measure(report: Report, conditions: Conditions) -> None:

@@ -18,6 +18,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from shoal.worker.v1 import pipeline_pb2
+from shoal_common.testing.waiting import eventually_told
 from tests.e2e.driving import Driver
 from tests.e2e.fleet import Fleet, fleet_up
 from tests.e2e.replies import Said, Stream
@@ -114,18 +115,17 @@ async def expected(
 
 async def until_whole(driver: Driver) -> None:
     """Wait until every worker's engine is ready and nobody computes."""
-    async with asyncio.timeout(90):
-        while True:
-            engines = [
-                engine
-                for worker in (await driver.fleet()).workers
-                if worker.is_alive
-                for engine in worker.beat.engines
-            ]
-            if [e.state for e in engines] == [pipeline_pb2.ENGINE_STATE_READY] * 4:
-                break
-            # The fleet's own pace: beats come once a second.
-            await asyncio.sleep(0.2)
+
+    async def all_ready() -> bool:
+        states = [
+            engine.state
+            for worker in (await driver.fleet()).workers
+            if worker.is_alive
+            for engine in worker.beat.engines
+        ]
+        return states == [pipeline_pb2.ENGINE_STATE_READY] * 4
+
+    await eventually_told(all_ready, 90)
     await driver.until_free(20)
 
 

@@ -19,6 +19,7 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import ShoalError, Unavailable
 from shoal_common.rpc import RpcServer, locator
 from shoal_common.settings import FleetSettings
+from shoal_common.testing.waiting import paced
 from shoal_common.tokens import ModelTokens
 from shoal_common.tokens.model_tokens import FILE_NAMES
 from shoal_gateway.app import running
@@ -140,7 +141,7 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
             yield stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
             self.alive_count += 1
             self.is_alive.set()
-            await asyncio.sleep(request.keep_alive_ms / 1000)
+            await paced(request.keep_alive_ms / 1000)
 
 
 def _delta(position: int, token_id: int, sampling: Any) -> Any:

@@ -18,7 +18,7 @@ class Settings(ServiceSettings, service="router"):
     """A worker silent for longer is left out of new plans."""
     forget_after_s: float = Field(default=60.0, gt=0, le=86400)
     """A worker silent for longer is no longer shown as part of the fleet."""
-    suspect_s: float = Field(default=1.0, ge=0, le=600)
+    suspect_s: float = Field(default=3.0, ge=0, le=600)
     """An engine that a driver has lost comes back with a heartbeat this much later, or more."""
     node_count_max: int = Field(default=1024, ge=1, le=65536)
     """Workers remembered at most; beats of further ones are refused and counted."""

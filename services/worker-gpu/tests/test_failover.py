@@ -13,6 +13,7 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.rpc import RpcChannel, locator, translated
 from shoal_common.testing import FakeClock
+from shoal_common.testing.waiting import eventually
 from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend, expected_tokens
@@ -168,9 +169,9 @@ async def until_free(nodes: Sequence[Wired]) -> None:
     async with asyncio.timeout(20):
         for node in (wired.node for wired in nodes if not wired.is_dead):
             total = node.backend.blocks_total
+            core, backend = node.engine.core, node.backend
             # Leases end on the real clock, and no event tells of it.
-            while len(node.engine.core.table) or node.backend.blocks_free != total:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            await eventually(lambda: not len(core.table) and backend.blocks_free == total)  # noqa: B023
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -180,8 +180,8 @@ async def test_a_replay_goes_on_where_the_reply_stood(
 
 async def test_a_replay_of_what_does_not_fit_is_refused() -> None:
     async with running(nodes_of((0, 2, 3))) as pipeline:
-        request = asking(pipeline, [5, 6, 7], json_schema(PERSON), generated=[2])
-        with pytest.raises(InvalidGrammar, match="ended before it was complete"):
+        request = asking(pipeline, [5, 6, 7], json_schema(PERSON), generated=[7, 7])
+        with pytest.raises(InvalidGrammar, match="so far do not match it"):
             await reply_to(pipeline, request)
         await pipeline.until_free()
 

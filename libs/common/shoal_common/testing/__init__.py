@@ -11,7 +11,7 @@ fleet can run in one process. Tests import from the modules:
     virtual_time.py  run_virtual: an event loop that jumps to its next timer, shared by processes
                      that can be frozen
     weather.py  Weather: delays, silence and resets between the hosts of a simulated fleet
-    waiting.py eventually: until another process or thread has done something
+    waiting.py eventually, eventually_told: until another process or thread has done something
 """
 
 from shoal_common.testing.bus import MemoryBus, MemoryHub

@@ -7,12 +7,13 @@ the fake clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 _POLL_S = 0.005
+_ASK_S = 0.2
 
 
 async def eventually(probe: Callable[[], T], within_s: float = 20.0) -> T:
@@ -21,3 +22,16 @@ async def eventually(probe: Callable[[], T], within_s: float = 20.0) -> T:
         while not (answer := probe()):  # noqa: ASYNC110 that is what it is for
             await asyncio.sleep(_POLL_S)
         return answer
+
+
+async def eventually_told(ask: Callable[[], Awaitable[T]], within_s: float = 20.0) -> T:
+    """The first true answer to `ask`, which asks somebody else and so is asked less often."""
+    async with asyncio.timeout(within_s):
+        while not (answer := await ask()):  # noqa: ASYNC110
+            await asyncio.sleep(_ASK_S)
+        return answer
+
+
+async def paced(interval_s: float) -> None:
+    """For fakes of peers that speak at an interval of the real clock."""
+    await asyncio.sleep(interval_s)
