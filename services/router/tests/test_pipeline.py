@@ -103,7 +103,10 @@ def test_predicted_time_adds_layers_and_hops() -> None:
     engines = [engine("a", "0:2", layer_time_us=50), engine("b", "2:6", layer_time_us=200)]
     there_and_back_us = 2 * 100
     visits_us = 2 * Costs().visit_us
-    assert pipelines_of(Fleet(engines), ONE)[0].time_us == 2 * 50 + 4 * 200 + there_and_back_us + visits_us
+    layers_us = 2 * 50 + 4 * 200
+    assert pipelines_of(Fleet(engines), ONE)[0].time_us == (
+        layers_us + there_and_back_us + visits_us
+    )
 
 
 def test_unmeasured_fleet_uses_the_assumed_layer_time() -> None:
