@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from shoal_cli import fleet, settings, up
+from shoal_cli.local_model import read_local_model
 from shoal_cli.terminal import Terminal
 from shoal_common.app import die_with_parent
 from shoal_common.errors import ShoalError
@@ -33,7 +34,7 @@ def main() -> None:
     options = fleet.UpOptions(
         data_dir=chosen.data_dir.absolute(),
         port=chosen.port,
-        models=(fleet.read_model_folder(chosen.model),),
+        models=(read_local_model(chosen.model),),
         worker_count=chosen.workers,
         is_split=chosen.workers > 1,
     )

@@ -7,6 +7,7 @@ Every matrix is stored in the type asked for, the head included, which is as fas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.streams import read_config
 from shoal_engine.loading import FolderSource
 
 Floats = npt.NDArray[np.float32]
+AddVocabulary = Callable[[gguf.GGUFWriter, dict[str, Any]], None]
 
 KINDS = ("Q8_0", "Q4_0")
 _BYTE_COUNT = 256
@@ -50,13 +52,16 @@ def ensure(folder: Path, kind: str, made: Path) -> Path:
     return path
 
 
-def write(folder: Path, kind: str, path: Path) -> None:
-    """Convert a Llama checkpoint; other architectures are refused by an assertion."""
+def write(folder: Path, kind: str, path: Path, add_vocabulary: AddVocabulary | None = None) -> None:
+    """Convert a Llama checkpoint; other architectures are refused by an assertion.
+
+    add_vocabulary: for files whose text counts; the stand-in otherwise.
+    """
     config = read_config(folder)
     assert config["architectures"] == ["LlamaForCausalLM"], config["architectures"]
     writer = gguf.GGUFWriter(str(path), "llama", use_temp_file=True)
     _add_metadata(writer, config, kind)
-    _add_vocabulary(writer, config)
+    (add_vocabulary or _add_vocabulary)(writer, config)
     quantized = gguf.GGMLQuantizationType[kind]
     source = FolderSource(folder)
     for name in source.names():

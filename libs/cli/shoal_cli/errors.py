@@ -6,8 +6,8 @@ CliError
 ├── NotRunning          `down`, `status` or `plan` without a fleet
 ├── RouterSilent        the fleet's router does not answer
 ├── NoPlan              a request for the model would be refused now
-├── ModelFolderMissing  no folder with a model there
-├── ModelRefused        the shard-store does not take the folder in
+├── ModelMissing        no folder with a model there, no GGUF file either
+├── ModelRefused        the shard-store does not take the model in
 ├── BadOptions          options that contradict each other
 ├── DataDirUnusable     the data folder cannot be made or written
 ├── ProgramMissing      an executable that should have been installed
@@ -86,21 +86,21 @@ class NoPlan(CliError):
         super().__init__(f"a request for '{model}' would be refused now: {problem}")
 
 
-class ModelFolderMissing(CliError):
-    """No Hugging Face folder at the path."""
+class ModelMissing(CliError):
+    """Neither a Hugging Face folder nor a GGUF file at the path."""
 
-    reason = "MODEL_FOLDER_MISSING"
+    reason = "MODEL_MISSING"
     exit_status = 2
 
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"{path} is not a folder with a model (config.json is missing): "
-            "give a local Hugging Face folder with --model PATH"
+            f"{path} holds no model (no config.json, no .gguf): "
+            "give a local Hugging Face folder or a GGUF file with --model PATH"
         )
 
 
 class ModelRefused(CliError):
-    """The shard-store does not take the folder in; its words say why and what to do."""
+    """The shard-store does not take the model in; its words say why and what to do."""
 
     reason = "MODEL_REFUSED"
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shoal_cli.errors import BadOptions, ModelFolderMissing
+from shoal_cli.errors import BadOptions
+from shoal_cli.local_model import LocalModel
 from shoal_cli.supervise import ProcessSpec
 
 HOST = "127.0.0.1"
@@ -23,27 +24,20 @@ _LOG_LEVELS = ("warning", "info", "debug")
 
 
 @dataclass(frozen=True)
-class ModelFolder:
-    """A local Hugging Face folder; it is served under the folder's name."""
-
-    name: str
-    path: Path
-    layer_count: int
-
-
-@dataclass(frozen=True)
 class UpOptions:
     """What the person asked for, checked. `core_count` is what this machine lends to workers.
 
-    shards: layers of every model that each worker holds, half-open; empty for `is_split` or all.
+    Who holds what: every worker every model, or an even part of its layers (`is_split`), or the
+    layers of `shards` (half-open, worker by worker), or what the router decides (`is_auto`).
     """
 
     data_dir: Path
     port: int
-    models: tuple[ModelFolder, ...]
+    models: tuple[LocalModel, ...]
     worker_count: int = 1
     is_split: bool = False
     shards: tuple[tuple[int, int], ...] = ()
+    is_auto: bool = False
     verbosity: int = 0
     config: Path | None = None
     core_count: int = 1
@@ -108,6 +102,27 @@ class OwnRedis:
 
 
 @dataclass(frozen=True)
+class RedisPlan:
+    """The fleet's own Redis, if it has one, and what services are told beyond their settings."""
+
+    own: OwnRedis | None = None
+    router_url: str = field(default="", repr=False)
+    gateway_url: str = field(default="", repr=False)
+
+    @classmethod
+    def of_own(cls, own: OwnRedis) -> RedisPlan:
+        return cls(own, own.url, own.url)
+
+    @classmethod
+    def of_named(cls, router_url: str, gateway_url: str) -> RedisPlan:
+        """Who names none shares the other's; who names one is told nothing."""
+        return cls(
+            router_url="" if router_url else gateway_url,
+            gateway_url="" if gateway_url else router_url,
+        )
+
+
+@dataclass(frozen=True)
 class Fleet:
     """The processes in the order in which they start; models are imported before the workers.
 
@@ -125,36 +140,6 @@ class Fleet:
     def specs(self) -> tuple[ProcessSpec, ...]:
         first = (self.nats,) if self.redis is None else (self.nats, self.redis)
         return (*first, self.shard_store, self.router, *self.workers, self.gateway)
-
-
-def read_model_folder(path: Path) -> ModelFolder:
-    """Look at a folder's `config.json`. Raises ModelFolderMissing, BadOptions.
-
-    Whether the weights may be trusted is for the shard-store to say.
-    """
-    try:
-        config = json.loads((path / "config.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as err:
-        raise ModelFolderMissing(path) from err
-    except ValueError as err:
-        raise BadOptions(f"{path / 'config.json'} is not JSON: {err}") from err
-    layer_count = config.get("num_hidden_layers") if isinstance(config, dict) else None
-    if not isinstance(layer_count, int) or layer_count < 1:
-        raise BadOptions(f"{path / 'config.json'} does not say num_hidden_layers")
-    folder = path.resolve()
-    if not (folder / "tokenizer.json").is_file():
-        raise BadOptions(f"{folder / 'tokenizer.json'} is missing: add the model's tokenizer")
-    return ModelFolder(folder.name, folder, layer_count)
-
-
-def shipped_model() -> Path:
-    """The demo model of the repository this package runs from. Raises BadOptions elsewhere."""
-    folder = Path(__file__).resolve().parents[3] / "models" / "heavyweight"
-    if not (folder / "config.json").is_file():
-        raise BadOptions(
-            "no demo model next to this installation: name a local Hugging Face folder with --model"
-        )
-    return folder
 
 
 def layer_ranges(layer_count: int, worker_count: int) -> list[tuple[int, int]]:
@@ -192,7 +177,7 @@ def parse_shards(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def worker_loads(
-    models: Sequence[ModelFolder],
+    models: Sequence[LocalModel],
     worker_count: int,
     is_split: bool,
     shards: Sequence[tuple[int, int]] = (),
@@ -210,7 +195,7 @@ def worker_loads(
     ]
 
 
-def _checked_shards(model: ModelFolder, shards: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _checked_shards(model: LocalModel, shards: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The ranges, if they hold every layer of the model and nothing else. Raises BadOptions."""
     beyond = [f"{start}-{stop - 1}" for start, stop in shards if stop > model.layer_count]
     held = {layer for start, stop in shards for layer in range(start, stop)}
@@ -228,14 +213,16 @@ def check(options: UpOptions) -> None:
     """Raises BadOptions for options that contradict each other."""
     names = [model.name for model in options.models]
     if not names:
-        raise BadOptions("no model to serve: name a folder with --model")
+        raise BadOptions("no model to serve: name a folder or a GGUF file with --model")
     if len(set(names)) != len(names):
-        raise BadOptions(f"two model folders have the same name: {', '.join(sorted(names))}")
+        raise BadOptions(f"two models have the same name: {', '.join(sorted(names))}")
     for name in names:
         if any(character in name for character in "@,:") or name != name.strip():
-            raise BadOptions(f"a model folder's name may not hold '@', ',' or ':': {name}")
-    if options.is_split and options.shards:
-        raise BadOptions("--split and --shards both say who holds what: give one of them")
+            raise BadOptions(f"a model's name may not hold '@', ',' or ':': {name}")
+    ways = {"--split": options.is_split, "--shards": options.shards, "--auto": options.is_auto}
+    given = [name for name, value in ways.items() if value]
+    if len(given) > 1:
+        raise BadOptions(f"{' and '.join(given)} all say who holds what: give one of them")
     if options.shards and options.worker_count != len(options.shards):
         raise BadOptions(
             f"--shards names {len(options.shards)} workers and --workers {options.worker_count}: "
@@ -273,14 +260,17 @@ def redis_config(redis: OwnRedis, folder: Path) -> str:
 
 
 def plan_fleet(
-    options: UpOptions, ports: Ports, nats_program: Path, redis: OwnRedis | None = None
+    options: UpOptions, ports: Ports, nats_program: Path, redis: RedisPlan | None = None
 ) -> Fleet:
     """Every process with its settings. Raises BadOptions."""
+    redis = redis or RedisPlan()
     check(options)
     draft = _Draft(options, ports)
     router_address = f"{HOST}:{ports.router}"
     store_address = f"{HOST}:{ports.shard_store}"
-    loads = worker_loads(options.models, options.worker_count, options.is_split, options.shards)
+    # What is not loaded from the start is placed by the router when it is asked for.
+    wanted = () if options.is_auto else options.models
+    loads = worker_loads(wanted, options.worker_count, options.is_split, options.shards)
     cores = max(1, options.core_count // options.worker_count)
     return Fleet(
         nats=ProcessSpec(
@@ -290,12 +280,14 @@ def plan_fleet(
             # The broker's lines of information are 8 at a start and 3 at a stop.
             quiet_mark="" if options.verbosity else "[INF]",
         ),
-        redis=None if redis is None else _redis_spec(options, redis),
+        redis=None if redis.own is None else _redis_spec(options, redis.own),
         shard_store=draft.service(
             "shard-store",
             {"LISTEN_ADDRESS": store_address, "IMPORT_ROOTS": _import_roots(options.models)},
         ),
-        router=draft.service("router", {"LISTEN_ADDRESS": router_address}, others=_told_of(redis)),
+        router=draft.service(
+            "router", {"LISTEN_ADDRESS": router_address}, others=_told_of(redis.router_url)
+        ),
         workers=tuple(
             draft.service(
                 "worker-gpu",
@@ -320,13 +312,13 @@ def plan_fleet(
                 "ROUTER_ADDRESS": router_address,
                 "SHARD_STORE_ADDRESS": store_address,
             },
-            others=_told_of(redis),
+            others=_told_of(redis.gateway_url),
         ),
     )
 
 
-def _told_of(redis: OwnRedis | None) -> dict[str, str]:
-    return {} if redis is None else {"REDIS_URL": redis.url}
+def _told_of(redis_url: str) -> dict[str, str]:
+    return {"REDIS_URL": redis_url} if redis_url else {}
 
 
 def _redis_spec(options: UpOptions, redis: OwnRedis) -> ProcessSpec:
@@ -339,8 +331,8 @@ def _redis_spec(options: UpOptions, redis: OwnRedis) -> ProcessSpec:
     )
 
 
-def _import_roots(models: Sequence[ModelFolder]) -> str:
-    """The folders that hold the models, as the JSON list that settings read."""
+def _import_roots(models: Sequence[LocalModel]) -> str:
+    """The folders that models lie in, as the JSON list that settings read."""
     return json.dumps(sorted({str(model.path.parent) for model in models}))
 
 

@@ -53,15 +53,25 @@ Config = Annotated[
 ]
 Models = Annotated[
     list[Path] | None,
-    typer.Option("--model", "-m", help="A local Hugging Face folder; may be given again."),
+    typer.Option(
+        "--model", "-m", help="A local Hugging Face folder or GGUF file; may be given again."
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers to start. Default: 1, or 2 split.")
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Workers, each with a whole copy of every model. Default: 1."
+    ),
 ]
-Split = Annotated[bool, typer.Option("--split", help="Divide the layers among the workers.")]
+Split = Annotated[
+    bool, typer.Option("--split", help="Divide the layers evenly among the workers (2 or more).")
+]
 Shards = Annotated[
     str | None,
     typer.Option("--shards", help="First and last layer of each worker, as in 0-3,4-5."),
+]
+Auto = Annotated[
+    bool, typer.Option("--auto", help="Leave it to the router which workers hold which layers.")
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Return when the fleet is ready.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v info, -vv debug.")]
@@ -134,22 +144,26 @@ def up(
     workers: Workers = None,
     split: Split = False,
     shards: Shards = None,
+    auto: Auto = False,
     detach: Detach = False,
     verbose: Verbose = 0,
 ) -> None:
     """Start a fleet on this machine and serve until Ctrl-C."""
     from shoal_cli import detach as background
-    from shoal_cli import fleet, pids
+    from shoal_cli import fleet, local_model, pids
 
     settings = cli_settings.load(data_dir)
     ranges = fleet.parse_shards(shards) if shards is not None else ()
     options = fleet.UpOptions(
         data_dir=settings.data_dir,
         port=port,
-        models=tuple(fleet.read_model_folder(path) for path in model or [fleet.shipped_model()]),
+        models=tuple(
+            local_model.read_local_model(path) for path in model or [local_model.shipped_model()]
+        ),
         worker_count=workers or len(ranges) or (2 if split else 1),
         is_split=split,
         shards=ranges,
+        is_auto=auto,
         verbosity=verbose,
         config=config.absolute() if config else None,
         core_count=cli_settings.core_count(),
@@ -182,6 +196,8 @@ def _argv(options: "UpOptions") -> list[str]:
         argv += ["--model", str(folder.path)]
     if options.is_split:
         argv.append("--split")
+    if options.is_auto:
+        argv.append("--auto")
     if options.shards:
         argv += ["--shards", ",".join(f"{start}-{stop - 1}" for start, stop in options.shards)]
     if options.config:
@@ -361,10 +377,10 @@ def compare_split(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 32,
 ) -> None:
     """Compare the tokens of a model split over stages with the unsplit model's."""
-    from shoal_cli import fleet
+    from shoal_cli import local_model
     from shoal_cli import split_check as check
 
-    options = check.SplitOptions(model or fleet.shipped_model(), stages, max_tokens)
+    options = check.SplitOptions(model or local_model.shipped_model(), stages, max_tokens)
     with _counter("runs", 2 * len(options.prompts)) as step:
         results = check.compare(options, step)
     for result in results:

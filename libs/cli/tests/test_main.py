@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shoal_cli import pids
-from shoal_cli.errors import AlreadyRunning, ModelFolderMissing, NotRunning, PortBusy
+from shoal_cli.errors import AlreadyRunning, ModelMissing, NotRunning, PortBusy
 from shoal_cli.main import app
 
 HEAVY = ("torch", "grpc", "aiohttp", "transformers", "pydantic")
@@ -43,9 +43,9 @@ def test_version(asked: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["up", "run"])
-def test_up_without_a_model_folder(tmp_path: Path, command: str) -> None:
+def test_up_without_a_model(tmp_path: Path, command: str) -> None:
     err = failure(command, "--data-dir", str(tmp_path), "--model", str(tmp_path / "none"))
-    assert isinstance(err, ModelFolderMissing)
+    assert isinstance(err, ModelMissing)
 
 
 @pytest.mark.parametrize("extra", [[], ["--detach"]])
@@ -73,7 +73,7 @@ def test_commands_without_a_fleet(tmp_path: Path, command: str) -> None:
         (["down", "--data-dir", "{}/none"], 1, "error: no fleet is running"),
         (["up", "--data-dir", "{}/file"], 1, "error: the data folder"),
         (["up", "--detach", "--data-dir", "{}/file/below"], 1, "error: the data folder"),
-        (["up", "--model", "{}/none"], 2, "error: {}/none is not a folder with a model"),
+        (["up", "--model", "{}/none"], 2, "error: {}/none holds no model"),
         (["test-split", "--stages", "99"], 2, "error: 6 layers cannot be split into 99 parts"),
         (["up", "--config", "{}/none"], 2, "Usage: "),
         (["models", "--url", "localhost:8800"], 2, "Usage: "),

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from shoal_cli import settings
 
 
@@ -33,17 +35,45 @@ def test_missing_key_file_is_no_key(tmp_path: Path) -> None:
     assert settings.read_key(tmp_path) == "abc"
 
 
-def test_a_redis_named_anywhere_is_seen(tmp_path: Path) -> None:
-    assert not settings.names_redis({}, None, tmp_path)
-    for name in ("REDIS_URL", "SHOAL_GATEWAY_REDIS_URL"):
-        assert settings.names_redis({name: "redis://other"}, None, tmp_path)
-        assert not settings.names_redis({name: ""}, None, tmp_path)
+@pytest.fixture
+def working_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("service", ["router", "gateway"])
+def test_a_redis_named_anywhere_is_seen(tmp_path: Path, working_dir: Path, service: str) -> None:
+    def named(config: Path | None = None, folder: Path = tmp_path, **variables: str) -> str:
+        return settings.named_redis(service, variables, config, folder)
+
+    own = f"SHOAL_{service.upper()}_REDIS_URL"
+    assert named() == ""
     config = tmp_path / "config.toml"
-    config.write_text('[gateway]\nredis_url = "redis://other"\n')
-    assert settings.names_redis({}, None, tmp_path)
+    config.write_text(f'[{service}]\nredis_url = "redis://file"\n')
     elsewhere = tmp_path / "none"
-    assert settings.names_redis({}, config, elsewhere)
-    assert settings.names_redis({"SHOAL_CONFIG": str(config)}, None, elsewhere)
-    assert not settings.names_redis({}, None, elsewhere)
-    config.write_text("[gateway\n")
-    assert not settings.names_redis({}, config, elsewhere)
+    assert named() == "redis://file"
+    assert named(config, elsewhere) == "redis://file"
+    assert named(None, elsewhere, SHOAL_CONFIG=str(config)) == "redis://file"
+    assert named(None, elsewhere) == ""
+    (working_dir / ".env").write_text("REDIS_URL=redis://working\n")
+    assert named() == "redis://working"
+    (tmp_path / ".env").write_text("REDIS_URL=redis://data\n")
+    assert named() == "redis://data"
+    assert named(REDIS_URL="redis://variable") == "redis://variable"
+    assert named(**{"REDIS_URL": "redis://variable", own: "redis://own"}) == "redis://own"
+    assert named(**{own: ""}) == ""
+
+
+def test_a_redis_of_one_service_is_not_that_of_the_other(tmp_path: Path, working_dir: Path) -> None:
+    (tmp_path / "config.toml").write_text('[router]\nredis_url = "redis://file"\n')
+    assert settings.named_redis("gateway", {}, None, tmp_path) == ""
+    variables = {"SHOAL_GATEWAY_REDIS_URL": "redis://gateway"}
+    assert settings.named_redis("router", variables, None, tmp_path) == "redis://file"
+
+
+def test_a_config_file_that_is_wrong_names_no_redis(tmp_path: Path, working_dir: Path) -> None:
+    for text in ("[gateway\n", "gateway = 3\n", "[gateway]\nredis_url = 3\n"):
+        (tmp_path / "config.toml").write_text(text)
+        assert settings.named_redis("gateway", {}, None, tmp_path) == ""
