@@ -181,6 +181,7 @@ class EngineProcess(Process):
 
     async def main(self) -> None:
         self.engine = self._build()
+        await self.engine.core.warm_up()
         rpc = StageRpc(self.incarnation, self.status, self.fleet.clock)
         rpc.engine = self.engine
         server = self.fleet.serve(f"{self.worker.name}:0", drain_timeout_s=0.0)

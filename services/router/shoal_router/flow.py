@@ -158,8 +158,7 @@ class _Finding:
                     break
                 way = found[0][1]
                 takes = [
-                    self._times.stage_us(self._engines[s.engine].part(s.start, s.stop))
-                    for s in way
+                    self._times.stage_us(self._engines[s.engine].part(s.start, s.stop)) for s in way
                 ]
                 width = min(left[s.engine] / us for s, us in zip(way, takes, strict=True))
                 for step, us in zip(way, takes, strict=True):

@@ -255,6 +255,7 @@ def pipeline_message(
             for standby in standbys
         ],
         privacy=details.privacy if details else None,
+        predicted_step_us=pipeline.time_us,
     )
 
 

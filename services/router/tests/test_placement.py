@@ -221,7 +221,7 @@ def test_every_candidate_says_why_it_won_or_lost() -> None:
         )
         assert all(c.reason for c in found.candidates)
     reasons = {c.name: c.reason for c in place(shape(), machines, Links(), Goal.ONE_WAY).candidates}
-    assert reasons["a alone"] == "60 ms a step against 14 ms"
+    assert reasons["a alone"] == "60 ms a step against 14.1 ms"
 
 
 def both_goals(seed: int, count: int, regions: int) -> list[tuple[list[Machine], Placements]]:

@@ -70,6 +70,13 @@ async def test_a_prompt_goes_where_its_prefix_is_held() -> None:
         assert (nodes(found), found.held_token_count) == (["a"], 0)
 
 
+async def test_a_plan_tells_its_head_what_a_step_should_take() -> None:
+    async with fleet_of() as fleet:
+        await fleet.hear(at("a", layer_time_us=110))
+        _, found = await plan(fleet, prompt_token_count=1, max_tokens=8)
+        assert found.pipeline.predicted_step_us == 6 * 110
+
+
 async def test_a_restarted_router_asks_workers_what_they_hold() -> None:
     async with fleet_of() as fleet:
         asked: list[str] = []

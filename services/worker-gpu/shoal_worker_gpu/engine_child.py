@@ -181,6 +181,7 @@ class EngineChild:
             self._clock,
             thread,
         )
+        await engine.core.warm_up()
         self._rpc.engine = engine
         self._status.state = pipeline_pb2.ENGINE_STATE_READY
         log.info("engine ready", extra={"model": self._status.model})

@@ -54,7 +54,7 @@ class PipelineRun:
         self._clock = clock
         self._flying: dict[int, FlyingStep] = {}
         self._step_ids = step_ids
-        self._deadline = ProgressDeadline()
+        self._deadline = ProgressDeadline(pipeline.predicted_step_us / 1e6)
 
     @property
     def depth(self) -> int:

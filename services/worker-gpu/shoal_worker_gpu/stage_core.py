@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _F32_BYTES = 4
 _WATCH_INTERVAL_S = 0.25
+# Tokens of the steps that warm an engine up. The first one pays for what is done only once.
+_WARM_UP_STEPS = (1, 1, 16)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,31 @@ class StageCore:
     @property
     def queue_length(self) -> int:
         return len(self._queue)
+
+    async def warm_up(self) -> None:
+        """Run made-up steps before work comes: the first request finds warm layers, and whoever
+        plans finds measured times. Their KV is given back. Raises what a step raises.
+        """
+        backend = self.backend
+        room = min(sum(_WARM_UP_STEPS), backend.context_length)
+        kv = backend.pool.sequence(min(room, backend.blocks_free * backend.block_size_tokens))
+        layers = LayerRange(backend.layer_start, backend.layer_stop)
+        loop = asyncio.get_running_loop()
+        try:
+            for number, wanted in enumerate(_WARM_UP_STEPS):
+                count = min(wanted, kv.capacity - kv.length)
+                if count <= 0:
+                    return
+                step = _made_up(StepRow(kv, kv.length, count), layers, backend.width)
+                started = self._clock.monotonic()
+                await loop.run_in_executor(self._executor, backend.run, step)
+                took_s = self._clock.monotonic() - started
+                if number:
+                    self._deadline.observe(took_s, count)
+                    rows = (1, 0) if count == 1 else (0, count)
+                    self.pace.observe(*rows, took_s * 1e6 / len(layers))
+        finally:
+            backend.pool.detach(kv)
 
     def submit(self, item: WorkItem) -> None:
         """Accept an item's rows and queue them; rows of gone sequences are refused, not queued.
@@ -303,6 +330,13 @@ class StageCore:
                 )
                 self._metrics.leases_expired.inc()
                 self.refuse(entry.key, LeaseExpired("the head of the pipeline went silent"))
+
+
+def _made_up(row: StepRow, layers: LayerRange, width: int) -> StepInput:
+    """A step of one row that says nothing and wants no token."""
+    if layers.is_first:
+        return StepInput([row], layers, token_ids=[0] * row.count)
+    return StepInput([row], layers, activations=[bytes(row.count * width * _F32_BYTES)])
 
 
 def _slices(

@@ -72,9 +72,7 @@ class Puppet(stage_pb2_grpc.StageServiceServicer):
         self._replies.put_nowait(stage_pb2.LinkResponse(refused=refused))
 
     def ack(self, frame: stage_pb2.Frame) -> None:
-        self._ack(
-            stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation)
-        )
+        self._ack(stage_pb2.Ack(step_id=frame.step_id, head_incarnation=frame.head_incarnation))
 
     def _ack(self, ack: stage_pb2.Ack) -> None:
         self._replies.put_nowait(stage_pb2.LinkResponse(ack=ack))

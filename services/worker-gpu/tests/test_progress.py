@@ -9,6 +9,13 @@ def test_before_anything_is_measured_a_step_may_take_half_a_minute() -> None:
     assert ProgressDeadline().allowed_s(1) == 30.0
 
 
+def test_what_is_predicted_counts_until_a_step_was_seen() -> None:
+    deadline = ProgressDeadline(predicted_s=1.0)
+    assert deadline.allowed_s(8) == 4 * (1.0 + 8 / 8)
+    deadline.observe(0.01, 1)
+    assert deadline.allowed_s(8) == 2.0
+
+
 def test_short_steps_may_take_two_seconds() -> None:
     deadline = ProgressDeadline()
     deadline.observe(0.01, 1)

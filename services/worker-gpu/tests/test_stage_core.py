@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shoal_common.clock import Clock, SystemClock
 from shoal_common.testing import FakeClock
 from shoal_engine.errors import InvalidBatch
 from shoal_worker_gpu.backends.base import StepInput, StepOutput
@@ -62,8 +63,10 @@ class Ends:
 class Bench:
     """A stage of layers 2 to 4 of 6 that passes the ids in its activations on."""
 
-    def __init__(self, *, queue_items_max: int = 8) -> None:
-        self.backend = Brittle(2, 4, 6, block_count=16)
+    def __init__(
+        self, *, queue_items_max: int = 8, block_count: int = 16, clock: Clock | None = None
+    ) -> None:
+        self.backend = Brittle(2, 4, 6, block_count=block_count)
         self.clock = FakeClock()
         self.ends = Ends()
         self.registry = CollectorRegistry()
@@ -71,7 +74,7 @@ class Bench:
             self.backend,
             "node",
             "incarnation",
-            self.clock,
+            clock or self.clock,
             EngineMetrics(self.registry),
             queue_items_max=queue_items_max,
             row_budget=64,
@@ -130,6 +133,19 @@ async def until_computing(bench: Bench) -> None:
     async with asyncio.timeout(20):
         while bench.core.queue_length:  # noqa: ASYNC110 turns of the loop
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("block_count", "steps"), [(16, [1, 1, 16]), (2, [1, 1, 6])])
+async def test_an_engine_that_was_warmed_up_knows_its_pace_and_holds_nothing(
+    block_count: int, steps: list[int]
+) -> None:
+    bench = Bench(block_count=block_count, clock=SystemClock())
+    await bench.core.warm_up()
+    assert bench.backend.step_sizes == steps
+    assert bench.core.pace.decode_us > 0
+    assert (bench.core.pace.prefill_ns > 0) == (steps[-1] == 16)
+    assert bench.backend.blocks_free == block_count
+    assert bench.ends.refused == bench.ends.left == []
 
 
 async def test_rows_of_unknown_sequences_go_and_the_others_keep_their_tensor_rows(

@@ -156,7 +156,7 @@ def _through(
 ) -> dict[str, _Way]:
     """Every way, one segment further."""
     if is_first:
-        return {m.node_id: _Way(m.layer_us * work, m, m) for m in active}
+        return {m.node_id: _Way(links.visit_us + m.layer_us * work, m, m) for m in active}
     heads = heapq.nsmallest(
         _HEADS_MAX, ways.values(), key=lambda way: (way.time_us, way.last.node_id)
     )
@@ -168,6 +168,8 @@ def _through(
         best: _Way | None = None
         for way in options:
             hop_us = links.hop_us(way.last, machine, shape.token_bytes)
+            if way is not own:
+                hop_us += links.visit_us
             time_us = way.time_us + hop_us + machine.layer_us * work
             if best is None or time_us < best.time_us:
                 best = _Way(time_us, way.first, machine)

@@ -191,7 +191,7 @@ class StagePrivacy(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., host_id: _Optional[str] = ..., reach: _Optional[_Union[Reach, str]] = ...) -> None: ...
 
 class Pipeline(_message.Message):
-    __slots__ = ("pipeline_id", "revision", "model", "model_revision", "stages", "block_size_tokens", "context_length", "standbys", "privacy")
+    __slots__ = ("pipeline_id", "revision", "model", "model_revision", "stages", "block_size_tokens", "context_length", "standbys", "privacy", "predicted_step_us")
     PIPELINE_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +201,7 @@ class Pipeline(_message.Message):
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     STANDBYS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_STEP_US_FIELD_NUMBER: _ClassVar[int]
     pipeline_id: str
     revision: int
     model: str
@@ -210,4 +211,5 @@ class Pipeline(_message.Message):
     context_length: int
     standbys: _containers.RepeatedCompositeFieldContainer[Standby]
     privacy: PrivacyProof
-    def __init__(self, pipeline_id: _Optional[str] = ..., revision: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[PipelineStage, _Mapping]]] = ..., block_size_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., standbys: _Optional[_Iterable[_Union[Standby, _Mapping]]] = ..., privacy: _Optional[_Union[PrivacyProof, _Mapping]] = ...) -> None: ...
+    predicted_step_us: int
+    def __init__(self, pipeline_id: _Optional[str] = ..., revision: _Optional[int] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[PipelineStage, _Mapping]]] = ..., block_size_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., standbys: _Optional[_Iterable[_Union[Standby, _Mapping]]] = ..., privacy: _Optional[_Union[PrivacyProof, _Mapping]] = ..., predicted_step_us: _Optional[int] = ...) -> None: ...
