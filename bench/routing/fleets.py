@@ -83,9 +83,12 @@ class RandomFleet:
 
     def step_us(self, path: Path) -> float:
         """One token through an idle path and back to its head."""
-        hops = zip(path, (*path[1:], path[0]), strict=True)
+        first, last = self.by_id[path[0].node_id], self.by_id[path[-1].node_id]
+        hops = zip(path, path[1:], strict=False)
         total = sum(self.work_us(placed) for placed in path)
-        return total + sum(self.hop_us(a.node_id, b.node_id) for a, b in hops)
+        total += sum(self.hop_us(a.node_id, b.node_id) for a, b in hops)
+        # Ids come back, which are small.
+        return total + self.links.hop_us(last, first, 0)
 
     def best_single_rate(self) -> float:
         """Tokens per second of the fastest machine that could hold the whole model; 0 if none."""

@@ -42,17 +42,21 @@ class Ours:
 
     @cached_property
     def pipelines(self) -> tuple[Pipeline, ...]:
-        options = FlowOptions(count_max=PIPELINES_MAX)
+        options = FlowOptions(count_max=PIPELINES_MAX, costs=self._costs)
         return pipelines_of(Fleet(self.engines, self._rtt_us), options)
 
     @cached_property
     def times(self) -> Times:
-        return Times.of(self.engines, Costs(), self._rtt_us)
+        return Times.of(self.engines, self._costs, self._rtt_us)
 
     @property
     def shares(self) -> dict[Path, float]:
         """How much of the requests each pipeline is meant to carry."""
         return {path_of(p): p.weight for p in self.pipelines if p.weight}
+
+    @property
+    def _costs(self) -> Costs:
+        return Costs(visit_us=round(self.fleet.links.visit_us))
 
     def policy(self) -> LoadPolicy:
         return LoadPolicy(self)
