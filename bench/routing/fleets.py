@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from shoal_router.placement import Links, Machine, ModelShape, PlacedRange
 
@@ -84,7 +85,7 @@ class RandomFleet:
     def step_us(self, path: Path) -> float:
         """One token through an idle path and back to its head."""
         first, last = self.by_id[path[0].node_id], self.by_id[path[-1].node_id]
-        hops = zip(path, path[1:], strict=False)
+        hops = pairwise(path)
         total = sum(self.work_us(placed) for placed in path)
         total += sum(self.hop_us(a.node_id, b.node_id) for a, b in hops)
         # Ids come back, which are small.
