@@ -33,7 +33,8 @@ class Fleet:
     """`shoal up` in a folder of its own, from ready to stopped.
 
     models: names of demo models, or folders of others. shards: first and last layer of each worker,
-    as `--shards` takes them, in place of `workers` and `split`.
+    as `--shards` takes them, in place of `workers` and `split`. auto: the router decides who holds
+    what.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Fleet:
         workers: int,
         split: bool,
         shards: str = "",
+        auto: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
@@ -52,6 +54,7 @@ class Fleet:
         arguments = ["up", "--data-dir", str(data_dir), "--port", str(self.port)]
         arguments += ["--shards", shards] if shards else ["--workers", str(workers)]
         arguments += ["--split"] if split else []
+        arguments += ["--auto"] if auto else []
         for model in models:
             arguments += ["--model", str(MODELS / model)]
         self.process = subprocess.Popen(
@@ -136,6 +139,7 @@ def fleet_up(
     workers: int = 1,
     split: bool = False,
     shards: str = "",
+    auto: bool = False,
     environment: Mapping[str, str] | None = None,
     timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Fleet]:
@@ -146,6 +150,7 @@ def fleet_up(
         workers=workers,
         split=split,
         shards=shards,
+        auto=auto,
         environment=environment,
     )
     try:

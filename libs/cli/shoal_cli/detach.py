@@ -77,6 +77,7 @@ def _wait_ready(
                 "the fleet", f"not ready within {_READY_TIMEOUT_S:g} s, see {log_file}"
             )
         time.sleep(_POLL_S)
+    echo.forward()  # What it said last, before it noted that it is ready.
     return state
 
 

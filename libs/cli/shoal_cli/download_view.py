@@ -111,7 +111,7 @@ def _figures(download: pb.Download) -> str:
 
 def stored_table(models: Iterable[pb.StoredModel]) -> Table:
     """One row per model on the disk."""
-    table = Table("model", "layers here", "of", "here", "whole", "source", "", title="Stored")
+    table = Table("model", "layers here", "of", "here", "whole", "source", "note", title="Stored")
     for model in models:
         spans = [f"{span.layer_start}:{span.layer_stop}" for span in model.layers_held]
         ends = [("embed", model.holds_embed), ("head", model.holds_head)]
@@ -125,7 +125,7 @@ def stored_table(models: Iterable[pb.StoredModel]) -> Table:
             str(model.layer_count),
             size_text(model.held_bytes),
             size_text(model.size_bytes),
-            escape(model.source) or "a folder",
+            escape(model.source) or "this machine",
             state,
         )
     return table

@@ -68,7 +68,7 @@ def _life(worker: WorkerRow) -> str:
 
 
 def _engine_table(engines: tuple[EngineRow, ...]) -> Table:
-    table = Table("worker", "model", "layers", "state", "tok/s", "running", "KV room")
+    table = _named("worker", "model", "layers", "state", "tok/s", "running", "KV room")
     table.title = "Layers held"
     for each in engines[:_ROWS_MAX]:
         colour = _ENGINE_COLOURS.get(each.state, "yellow")
@@ -103,7 +103,7 @@ def _link_table(links: tuple[LinkRow, ...]) -> Table:
 
 
 def _pipeline_table(pipelines: tuple[PipelineRow, ...]) -> Table:
-    table = Table("pipeline", "model", "stages", "step", "tok/s", "share", "running")
+    table = _named("pipeline", "model", "stages", "step", "tok/s", "share", "running")
     table.title = "Pipelines"
     for each in pipelines[:_ROWS_MAX]:
         table.add_row(
@@ -120,7 +120,7 @@ def _pipeline_table(pipelines: tuple[PipelineRow, ...]) -> Table:
 
 def _model_table(models: tuple[ModelRow, ...]) -> Table:
     """Whether every layer is held, by how many pipelines, and who asks for it."""
-    table = Table("model", "state", "layers", "context", "pipelines", "running", "waiting")
+    table = _named("model", "state", "layers", "context", "pipelines", "running", "waiting")
     table.title = "Models"
     for each in models[:_ROWS_MAX]:
         table.add_row(
@@ -133,6 +133,14 @@ def _model_table(models: tuple[ModelRow, ...]) -> Table:
             str(each.waiting_count),
         )
     return _cut(table, len(models))
+
+
+def _named(*names: str) -> Table:
+    """Models whose names begin alike stay apart in a narrow window: names are folded, not cut."""
+    table = Table()
+    for name in names:
+        table.add_column(name, overflow="fold" if name == "model" else "ellipsis")
+    return table
 
 
 def _readiness(model: ModelRow) -> str:

@@ -112,6 +112,7 @@ def _verdict(model: str, told: router_pb2.ExplainPlanResponse) -> str:
 
 def _candidate_table(told: router_pb2.ExplainPlanResponse) -> Table:
     table = _table("", "stages", "step", "tok/s", "load", "cost", title="Pipelines")
+    table.caption = "cost: how long the reply would take, less what held prefixes save"
     # Where nothing is held the column would only take room from the reasons.
     shows_held = any(each.held_token_count for each in told.candidates)
     if shows_held:

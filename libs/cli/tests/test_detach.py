@@ -42,6 +42,14 @@ def test_returns_the_state_of_a_ready_fleet(tmp_path: Path, environment: dict[st
     assert start(tmp_path / "data", "ready", environment, []) == {"url": "u"}
 
 
+def test_all_that_was_said_before_it_was_ready_is_told(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    told: list[str] = []
+    start(tmp_path / "data", "ready", environment, told)
+    assert told == ["start nats: done"]
+
+
 def test_failure_carries_the_whole_error_once(tmp_path: Path, environment: dict[str, str]) -> None:
     told: list[str] = []
     with pytest.raises(StartFailed, match=r"up\.log(.|\n)*error: model refused:\n.*pickle"):

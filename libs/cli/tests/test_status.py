@@ -17,9 +17,10 @@ from rich.console import Console
 from shoal.router.v1 import router_pb2 as pb
 from shoal.router.v1 import router_pb2_grpc
 from shoal.worker.v1 import pipeline_pb2
-from shoal_cli import pids, plan
+from shoal_cli import fleet_tables, pids, plan
 from shoal_cli import status as view
 from shoal_cli.errors import NotRunning
+from shoal_cli.fleet_rows import FleetRows, ModelRow
 from shoal_common.errors import UnknownModel
 from shoal_common.host import host_id
 from shoal_common.rpc import RpcServer
@@ -222,6 +223,17 @@ async def watched(folder: Path, is_terminal: bool) -> str:
         await view.watch(look, console, lambda: asyncio.sleep(0))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_names_that_begin_alike_stay_apart_in_a_narrow_window() -> None:
+    names = ("qwen2.5-0.5b-instruct-q4_0", "qwen2.5-0.5b-instruct-q8_0")
+    models = tuple(ModelRow(name, "ready", (), 0, 24, 32768, 1, 2, 0, 0) for name in names)
+    console = Console(file=io.StringIO(), width=80)
+    for table in fleet_tables.tables(FleetRows((), (), (), (), models, (), 512)):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    rows = cells(console.file.getvalue())
+    assert "".join(row[0] for row in rows if len(row) == 7).endswith("".join(names))
 
 
 async def test_watching_on_a_terminal_goes_back_to_where_it_began(
