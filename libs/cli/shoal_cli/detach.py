@@ -16,6 +16,7 @@ from shoal_cli import pids
 from shoal_cli.errors import AlreadyRunning, CliError, NotRunning, StartFailed
 from shoal_cli.fleet import UpOptions
 from shoal_cli.settings import CliSettings
+from shoal_cli.terminal import READY_TITLE
 
 LOG_FILE = "up.log"
 _POLL_S = 0.1
@@ -82,21 +83,26 @@ def _wait_ready(
 
 
 class _Echo:
-    """Reads a log as it grows: lines go to `tell`, an `error:` and what follows it are kept."""
+    """Reads a log as it grows: lines go to `tell`, an `error:` and what follows it are kept.
+
+    The panel that ends a start is for those who stay.
+    """
 
     def __init__(self, said: TextIO, tell: Callable[[str], None]) -> None:
         self._said = said
         self._tell = tell
         self._rest = ""
+        self._is_ready = False
         self.error_lines: list[str] = []
 
     def forward(self) -> None:
         """Pass on the whole lines that came since the last call."""
         *lines, self._rest = (self._rest + self._said.read()).split("\n")
         for line in lines:
+            self._is_ready = self._is_ready or READY_TITLE in line
             if self.error_lines or line.startswith(ERROR_MARK):
                 self.error_lines.append(line)
-            elif line:
+            elif line and not self._is_ready:
                 self._tell(line)
 
 

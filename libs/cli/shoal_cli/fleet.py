@@ -222,7 +222,7 @@ def check(options: UpOptions) -> None:
     ways = {"--split": options.is_split, "--shards": options.shards, "--auto": options.is_auto}
     given = [name for name, value in ways.items() if value]
     if len(given) > 1:
-        raise BadOptions(f"{' and '.join(given)} all say who holds what: give one of them")
+        raise BadOptions(f"{' and '.join(given)} each say who holds what: give one of them")
     if options.shards and options.worker_count != len(options.shards):
         raise BadOptions(
             f"--shards names {len(options.shards)} workers and --workers {options.worker_count}: "

@@ -14,6 +14,9 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+READY_TITLE = "Shoal is ready"
+"""What the panel is headed with: the last that a start says."""
+
 _PROGRESS_STEP = 25
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan")
 
@@ -84,7 +87,7 @@ class Terminal:
         )
         head = f"URL     {url}/v1\nkey     {key_file}\nmodels  {', '.join(models)}"
         tail = "talk: shoal chat    look: shoal status    stop: Ctrl-C or shoal down"
-        panel = Panel(Text(f"{head}\n\n{tail}"), title="Shoal is ready", border_style="green")
+        panel = Panel(Text(f"{head}\n\n{tail}"), title=READY_TITLE, border_style="green")
         self._console.print(panel)
         # Outside the panel, so that it can be copied.
         self._console.print(Text(curl), soft_wrap=True)

@@ -19,6 +19,7 @@ if mode == "fail":
 (data_dir / "run").mkdir()
 staged = data_dir / "run" / "staged"
 staged.write_text('{"url": "u"}')
+print("--- Shoal is ready ---\\nstop: Ctrl-C", flush=True)
 staged.rename(data_dir / "run" / "fleet.json")
 """
 
@@ -42,7 +43,7 @@ def test_returns_the_state_of_a_ready_fleet(tmp_path: Path, environment: dict[st
     assert start(tmp_path / "data", "ready", environment, []) == {"url": "u"}
 
 
-def test_all_that_was_said_before_it_was_ready_is_told(
+def test_all_that_was_said_before_the_panel_is_told(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     told: list[str] = []

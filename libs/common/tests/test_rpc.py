@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
 import shoal_engine.errors  # noqa: F401 (its leaves are part of the tree)
 from shoal.worker.v1 import stage_pb2, stage_pb2_grpc
@@ -129,6 +130,15 @@ def test_status_of_others_becomes_a_class_by_its_code(
 def test_damaged_details_fall_back_to_the_code(details: bytes) -> None:
     error = failed(grpc.StatusCode.UNAVAILABLE, "x", ((DETAILS_KEY, details),))
     assert type(to_shoal_error(error)) is Unavailable
+
+
+def test_a_peers_error_of_a_class_unknown_here_keeps_its_words() -> None:
+    status = status_pb2.Status(code=14, message="nobody has it")
+    info = error_details_pb2.ErrorInfo(reason="KNOWN_ELSEWHERE", domain="shoal")
+    status.details.add().Pack(info)
+    trailers = ((DETAILS_KEY, status.SerializeToString()),)
+    error = to_shoal_error(failed(grpc.StatusCode.UNAVAILABLE, "nobody has it", trailers))
+    assert (type(error), str(error)) == (Unavailable, "nobody has it")
 
 
 def test_translated_names_the_cause() -> None:

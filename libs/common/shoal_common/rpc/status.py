@@ -65,8 +65,10 @@ def to_shoal_error(error: grpc.aio.AioRpcError) -> ShoalError:
     message = error.details() or error.code().name
     if info is not None and info.domain == _DOMAIN:
         known = _class_by_reason(info.reason)
-        if known is not None:
-            return _rebuilt(known, message, dict(info.metadata))
+        if known is None:
+            # A peer that answered: its words are whole, whatever its code says of connections.
+            return _rebuilt(_CLASS_BY_CODE.get(error.code(), Internal), message, {})
+        return _rebuilt(known, message, dict(info.metadata))
     return _by_code(error.code(), message)
 
 
