@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gguf
 import pytest
 
 from shoal_cli import split_check
@@ -30,3 +31,14 @@ def test_more_stages_than_layers(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadOptions, match="2 layers"):
         split_check.compare(SplitOptions(tmp_path, 3), lambda: None)
+
+
+def test_gguf_files_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(BadOptions, match=r"tiny\.gguf is a GGUF file"):
+        split_check.compare(SplitOptions(file), lambda: None)
