@@ -30,6 +30,7 @@ from shoal_worker_gpu.links import LinkPool, Speaker
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.order import Order
 from shoal_worker_gpu.outlet import StageOutlet
+from shoal_worker_gpu.progress import STEP_HANGS
 from shoal_worker_gpu.reservation import ReservationLimits, Reservations
 from shoal_worker_gpu.rpc import Engine, StageRpc
 from shoal_worker_gpu.settings import Settings
@@ -194,7 +195,9 @@ def running_max(settings: Settings) -> int:
 
 
 def note_load(engine: Engine, status: pipeline_pb2.EngineStatus) -> None:
-    """Write into `status` what KV depends on, how much is taken, and how fast the engine is."""
+    """Write into `status` what KV depends on, how much is taken, how fast the engine is, and
+    whether it computes at all: one that hangs is not ready until it goes on."""
+    _note_hang(engine, status)
     backend = engine.core.backend
     status.kv_format = backend.kv_format
     status.kv_blocks_total = backend.blocks_total
@@ -204,6 +207,16 @@ def note_load(engine: Engine, status: pipeline_pb2.EngineStatus) -> None:
     status.layer_time_us = int(engine.core.pace.decode_us)
     status.head_layers = backend.head_layers
     status.layer_prefill_ns = int(engine.core.pace.prefill_ns)
+
+
+def _note_hang(engine: Engine, status: pipeline_pb2.EngineStatus) -> None:
+    if engine.core.is_hung and status.state == pipeline_pb2.ENGINE_STATE_READY:
+        status.state = pipeline_pb2.ENGINE_STATE_FAILED
+        status.detail = STEP_HANGS
+    elif not engine.core.is_hung and status.detail == STEP_HANGS:
+        status.detail = ""
+        if status.state == pipeline_pb2.ENGINE_STATE_FAILED:
+            status.state = pipeline_pb2.ENGINE_STATE_READY
 
 
 def head_limits(settings: Settings, context_length: int) -> HeadLimits:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
@@ -27,6 +27,7 @@ from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.pipeline import PipelineRun
 from shoal_worker_gpu.pipeline_name import PipelineName, stage_name
 from shoal_worker_gpu.pipelines import Pipelines
+from shoal_worker_gpu.progress import NO_PROGRESS
 from shoal_worker_gpu.reservation import Grant, Reservations
 from shoal_worker_gpu.scheduler import StepLimits, choose_rows
 from shoal_worker_gpu.sequence import SequenceKey
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _ADMIT_AGAIN_S = 0.1
 _REFUSAL_COMES_S = 1.0
+_WATCH_INTERVAL_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Head:
     ) -> Generation:
         if self.is_draining:
             raise EngineNotReady("the engine is draining; ask for another plan")
+        self._core.check_computing()
         check_request(request, self._core.backend, self._core.incarnation)
         plan = read_sampling(request, grammar)
         generation = self._generation(request)
@@ -197,6 +200,7 @@ class Head:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._admit_forever())
                 tasks.create_task(self._pipelines.watch())
+                tasks.create_task(self._watch_own_stage())
                 tasks.create_task(
                     self._pipelines.renew_leases(self._core.incarnation, self._limits.lease_s)
                 )
@@ -314,9 +318,9 @@ class Head:
         item.pipeline = run.name
         try:
             self._core.submit(item)
-        except QueueFull:
+        except ShoalError:
             # Every row was refused already; its generation has ended with the error.
-            run.landed(step_id)
+            run.prune(self._is_running)
 
     def _step_limits(self, run: PipelineRun) -> StepLimits:
         limits = self._limits
@@ -468,12 +472,25 @@ class Head:
         generation.fail(refusal(node_id, reason, detail))
 
     def stage_lost(self, stage: pipeline_pb2.PipelineStage, detail: str) -> None:
-        """A process behind the head is gone: every generation that leads there ends."""
+        """A stage is gone, or hangs: every generation that leads there ends."""
         self._pipelines.drop(stage)
         gone = stage_name(stage)
-        for generation in list(self._live.values()):
-            if gone in generation.pipeline[2][1:]:
-                self._drop_waiting(generation)
-                self._detach(generation)
-                generation.fail(StageFailed(stage.node_id, detail))
+        self._end(
+            [g for g in self._live.values() if gone in g.pipeline[2]],
+            StageFailed(stage.node_id, detail),
+        )
+
+    async def _watch_own_stage(self) -> None:
+        """End everything while a step of this engine hangs, what waits as well. Never returns."""
+        while True:
+            await self._clock.sleep(_WATCH_INTERVAL_S)
+            if self._live and self._core.is_hung:
+                error = StageFailed(self._core.node_id, NO_PROGRESS)
+                self._end(list(self._live.values()), error)
+
+    def _end(self, generations: Sequence[Generation], error: ShoalError) -> None:
+        for generation in generations:
+            self._drop_waiting(generation)
+            self._detach(generation)
+            generation.fail(error)
         self._admission.set()

@@ -109,14 +109,14 @@ class PipelineRun:
                 del self._flying[step_id]
                 self.left_head(step_id)
 
-    def overdue_s(self) -> float:
-        """Seconds beyond the progress deadline of the oldest step, 0 when none is late.
+    def overdue_step(self) -> int | None:
+        """The oldest step that is beyond its progress deadline; None when none is.
 
         A stage that hangs in a step tells of itself first, by name; this finds what told nothing.
         """
         now = self._clock.monotonic()
-        late_s = (
-            now - step.sent_at - _GRACE_S - self._deadline.allowed_s(step.token_count, self.depth)
-            for step in self._flying.values()
-        )
-        return max(0.0, *late_s, 0.0)
+        for step in self._flying.values():
+            allowed_s = _GRACE_S + self._deadline.allowed_s(step.token_count, self.depth)
+            if now - step.sent_at > allowed_s:
+                return step.step_id
+        return None

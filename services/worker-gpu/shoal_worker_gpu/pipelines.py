@@ -83,12 +83,16 @@ class Pipelines:
         self._close_readers()
 
     async def watch(self) -> None:
-        """Report the last stage of a pipeline that makes no progress. Never returns."""
+        """Report who keeps a pipeline from making progress. Never returns.
+
+        The head itself, while a step has not left it; else the last stage, as those between tell
+        of themselves.
+        """
         while True:
             await self._clock.sleep(_WATCH_INTERVAL_S)
             for run in self:
-                if run.overdue_s() > 0 and run.route:
-                    suspect = run.stages[-1]
+                if run.route and (step_id := run.overdue_step()) is not None:
+                    suspect = run.stages[0 if step_id == run.local_step else -1]
                     log.warning("step overdue", extra={"diag": "progress", "peer": suspect.node_id})
                     self._on_lost(suspect, NO_PROGRESS)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 NO_PROGRESS = "no progress within the deadline of a step"
+HANGS = "STEP_HANGS"
+STEP_HANGS = f"{HANGS}: a step takes far longer than it should"
+"""Detail of an engine's status for as long as that is so: it may become ready again."""
 
 _FLOOR_S = 2.0
 _FACTOR = 4.0

@@ -242,6 +242,7 @@ class UpstreamLink:
         total = self._core.backend.blocks_total
         try:
             self._check_attach(attach)
+            self._core.check_computing()
             entry = await self._entered(attach, key)
             granted = attach.blocks_wanted
             held = self._core.backend.pool.blocks_for(entry.kv.length)

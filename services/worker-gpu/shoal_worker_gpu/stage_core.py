@@ -19,7 +19,7 @@ from shoal_common.errors import InvalidRequest, ShoalError, StageFailed
 from shoal_engine.sampling import Sampled
 from shoal_engine.shape import LayerRange
 from shoal_worker_gpu.backends.base import Backend, StepInput, StepOutput, StepRow
-from shoal_worker_gpu.errors import LeaseExpired, QueueFull, StaleAttempt, StepFailed
+from shoal_worker_gpu.errors import LeaseExpired, StaleAttempt, StepFailed
 from shoal_worker_gpu.layer_pace import LayerPace
 from shoal_worker_gpu.metrics import EngineMetrics
 from shoal_worker_gpu.progress import NO_PROGRESS, ProgressDeadline
@@ -90,6 +90,16 @@ class StageCore:
     def queue_length(self) -> int:
         return len(self._queue)
 
+    @property
+    def is_hung(self) -> bool:
+        """A step takes longer than it may: until it ends, nothing is computed here."""
+        return self._overdue_at is not None and self._clock.monotonic() >= self._overdue_at
+
+    def check_computing(self) -> None:
+        """Raises StageFailed, in this stage's name, while a step of it hangs."""
+        if self.is_hung:
+            raise StageFailed(self.node_id, NO_PROGRESS)
+
     async def warm_up(self) -> None:
         """Run made-up steps before work comes: the first request finds warm layers, and whoever
         plans finds measured times. Their KV is given back. Raises what a step raises.
@@ -118,15 +128,16 @@ class StageCore:
     def submit(self, item: WorkItem) -> None:
         """Accept an item's rows and queue them; rows of gone sequences are refused, not queued.
 
-        Raises QueueFull with every row refused.
+        Raises QueueFull, or StageFailed while a step hangs, with every row refused.
         """
         item.arrived_at = self._clock.monotonic()
         accepted = self._accepted(item)
         if not accepted.rows:
             return
         try:
+            self.check_computing()
             self._queue.put(accepted)
-        except QueueFull as err:
+        except ShoalError as err:
             for row in accepted.rows:
                 self.refuse(row.key, err)
             raise
@@ -308,16 +319,18 @@ class StageCore:
             token_start, row_start = token_stop, row_stop
 
     async def watch_progress(self) -> None:
-        """End, for ever, the sequences of a step that does not: this stage names itself."""
+        """End, for ever, what waits for a step that does not: this stage names itself.
+
+        That is every sequence here: nothing else is computed before the step has ended.
+        """
         while True:
             await self._clock.sleep(_WATCH_INTERVAL_S)
-            if self._overdue_at is None or self._clock.monotonic() < self._overdue_at:
+            if not self.is_hung:
                 continue
-            self._overdue_at = None
-            sequences = len(self.table.computing)
-            log.error("step overdue", extra={"diag": "progress", "sequences": sequences})
-            for key in self.table.computing:
-                self.refuse(key, StageFailed(self.node_id, NO_PROGRESS))
+            if entries := list(self.table):
+                log.warning("step overdue", extra={"diag": "progress", "sequences": len(entries)})
+            for entry in entries:
+                self.refuse(entry.key, StageFailed(self.node_id, NO_PROGRESS))
 
     async def watch_leases(self, interval_s: float) -> None:
         """Free, for ever, the KV of heads that went silent and prefixes nobody uses any more."""

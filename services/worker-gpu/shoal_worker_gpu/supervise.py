@@ -31,6 +31,7 @@ from shoal_common.rpc import RpcChannel, translated
 from shoal_worker_gpu.kv_journal import KvMirror
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
+from shoal_worker_gpu.progress import HANGS, STEP_HANGS
 from shoal_worker_gpu.settings import engine_environment
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,15 @@ _POLL_INTERVAL_S = 0.5
 _POLL_TIMEOUT_S = 2.0
 _START_POLL_S = 0.05
 _SILENT_POLLS_MAX = 15
+# How often an engine may say that it hangs: it may go on, and then nothing has to be loaded.
+_HUNG_POLLS_MAX = 20
 _BACKOFF_FIRST_S = 0.5
 _KILL_AFTER_S = 5.0
 # Reasons that may be gone the next time; with any other, an engine is refused for what it is.
 _PASSING = frozenset(
     error.reason
     for error in (Cancelled, DeadlineExceeded, Internal, Overloaded, Unavailable, UnknownModel)
-)
+) | {HANGS}
 
 
 async def _no_relief(reason: str) -> bool:
@@ -86,6 +89,7 @@ class SupervisedEngine:
         self._stopping = asyncio.Event()
         self._asked_again = asyncio.Event()
         self._last_words = ""
+        self._hung_polls = 0
         self.last_used_s = clock.monotonic()
         self.refused_at_s: float | None = None
         """When it was first refused for what it is, since it was last ready or asked for."""
@@ -161,6 +165,7 @@ class SupervisedEngine:
         ready_file.unlink(missing_ok=True)
         self._asked_again.clear()
         self._last_words = ""
+        self._hung_polls = 0
         process = await self._spawn()
         self._process, self.pid = process, process.pid
         if self._stopping.is_set():
@@ -234,6 +239,9 @@ class SupervisedEngine:
         self.status = status
         if changed:
             self._on_change()
+        self._hung_polls = self._hung_polls + 1 if status.detail == STEP_HANGS else 0
+        if 0 < self._hung_polls < _HUNG_POLLS_MAX:
+            return
         if status.state == pipeline_pb2.ENGINE_STATE_FAILED and self._process is not None:
             self._last_words = status.detail or "the engine gave up"
             if self.refused_at_s is None and _reason(self._last_words) not in _PASSING:

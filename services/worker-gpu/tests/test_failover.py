@@ -14,6 +14,7 @@ from shoal_common.errors import ShoalError, StageFailed
 from shoal_common.rpc import RpcChannel, locator, translated
 from shoal_common.testing import FakeClock
 from shoal_common.testing.waiting import eventually
+from shoal_worker_gpu.engine_child import note_load
 from shoal_worker_gpu.grammars import Grammars
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.testing import HashBackend, expected_tokens
@@ -323,6 +324,51 @@ async def test_a_sequence_that_a_stage_drops_without_a_word_ends_by_name() -> No
             await clock.advance(0.25)
         with pytest.raises(StageFailed, match=r"puppet.*without a word"):
             await reply
+
+
+async def test_a_head_whose_own_step_is_late_blames_nobody_else() -> None:
+    clock = FakeClock()
+    backend = HashBackend(0, 3, LAYER_COUNT)
+    head = Node(backend, SETTINGS, "head", clock=clock, ack_timeout_s=60)
+    async with Puppet(3, LAYER_COUNT).running() as puppet, running([head]) as pipeline:
+        pipeline.plan.stages.append(puppet.stage())
+        pipeline.plan.predicted_step_us = 1000
+        backend.gate.clear()
+        reply = asyncio.create_task(pipeline.tokens(PROMPT, 2))
+        puppet.grant(await puppet.hear("attach"))
+        await eventually(lambda: head.engine.head.running_count == 1, 10)
+        await clock.advance(4.0)
+        with pytest.raises(StageFailed, match=r"head.*no progress"):
+            await reply
+
+
+async def test_an_engine_that_hangs_is_not_ready_and_keeps_nobody_waiting() -> None:
+    """What computes, what waits and what comes is told; when its step has ended, it serves."""
+    clock = FakeClock()
+    settings = SETTINGS.model_copy(update={"max_running": 1})
+    node = Node(HashBackend(0, LAYER_COUNT, LAYER_COUNT), settings, "stuck", clock=clock)
+    status = pipeline_pb2.EngineStatus(state=pipeline_pb2.ENGINE_STATE_READY)
+    async with running([node]) as pipeline:
+        head = node.engine.head
+        node.backend.gate.clear()
+        replies = [asyncio.create_task(pipeline.tokens(PROMPT, 2)) for _ in range(2)]
+        await eventually(lambda: (head.running_count, head.waiting_count) == (1, 1), 10)
+        await clock.advance(29.0)
+        note_load(node.engine, status)
+        assert status.state == pipeline_pb2.ENGINE_STATE_READY
+        await clock.advance(2.0)
+        note_load(node.engine, status)
+        assert status.state == pipeline_pb2.ENGINE_STATE_FAILED
+        assert status.detail.startswith("STEP_HANGS: ")
+        for reply in (*replies, pipeline.tokens(PROMPT, 2)):
+            with pytest.raises(StageFailed, match="stuck"):
+                await reply
+        node.backend.gate.set()
+        await eventually(lambda: not node.engine.core.is_hung, 10)
+        note_load(node.engine, status)
+        assert (status.state, status.detail) == (pipeline_pb2.ENGINE_STATE_READY, "")
+        assert await pipeline.tokens(PROMPT, 2) == expected_tokens(PROMPT, 2)
+        await pipeline.until_free()
 
 
 async def test_a_head_that_waits_says_that_it_lives() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from shoal.worker.v1 import pipeline_pb2
 from shoal_worker_gpu.assignment import Assignment
 from shoal_worker_gpu.metrics import AgentMetrics
 from shoal_worker_gpu.order import Order
+from shoal_worker_gpu.progress import STEP_HANGS
 from shoal_worker_gpu.settings import Settings
 from shoal_worker_gpu.supervise import SupervisedEngine
 
@@ -54,11 +55,15 @@ class Supervised:
             order, clock, AgentMetrics(CollectorRegistry()), self.changed.set, STAND_IN
         )
 
-    async def until_ready(self) -> None:
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until a change tells what is hoped for."""
         async with asyncio.timeout(WAIT_S):
-            while self.engine.status.state != pipeline_pb2.ENGINE_STATE_READY:
+            while not is_so():
                 self.changed.clear()
                 await self.changed.wait()
+
+    async def until_ready(self) -> None:
+        await self.until(lambda: self.engine.status.state == pipeline_pb2.ENGINE_STATE_READY)
 
 
 @asynccontextmanager
@@ -74,7 +79,9 @@ async def supervised(folder: Path, clock: FastClock) -> AsyncIterator[Supervised
 
 
 def says(folder: Path, **fields: object) -> None:
-    (folder / "m.json").write_text(json.dumps(fields))
+    written = folder / "m.json.new"
+    written.write_text(json.dumps(fields))
+    written.replace(folder / "m.json")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +107,28 @@ async def test_only_what_may_pass_is_tried_again_soon(
     died = next(record for record in caplog.records if record.message == "engine died")
     said = {name: vars(died)[name] for name in ("model", "layers", "detail")}
     assert said == {"model": "m", "layers": "0:3", "detail": detail}
+
+
+async def test_an_engine_that_hangs_may_go_on(tmp_path: Path) -> None:
+    async with supervised(tmp_path, FastClock()) as found, asyncio.timeout(WAIT_S):
+        await found.until_ready()
+        pid = found.engine.pid
+        says(tmp_path, state="ENGINE_STATE_FAILED", detail=STEP_HANGS)
+        await found.until(lambda: found.engine.status.detail == STEP_HANGS)
+        says(tmp_path, state="ENGINE_STATE_READY")
+        await found.until_ready()
+        assert found.engine.pid == pid
+
+
+async def test_an_engine_that_hangs_for_long_is_replaced(tmp_path: Path) -> None:
+    async with supervised(tmp_path, FastClock()) as found, asyncio.timeout(WAIT_S):
+        await found.until_ready()
+        pid = found.engine.pid
+        says(tmp_path, state="ENGINE_STATE_FAILED", detail=STEP_HANGS)
+        await found.until(lambda: found.engine.memory_bytes == 0)
+        says(tmp_path, state="ENGINE_STATE_READY")
+        await found.until_ready()
+        assert found.engine.pid != pid
 
 
 async def test_an_engine_that_is_asked_for_again_does_not_wait(tmp_path: Path) -> None:

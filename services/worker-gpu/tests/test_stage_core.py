@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shoal_common.clock import Clock, SystemClock
-from shoal_common.testing import FakeClock
+from shoal_common.errors import StageFailed
+from shoal_common.testing import FakeClock, eventually
 from shoal_engine.errors import InvalidBatch
 from shoal_worker_gpu.backends.base import StepInput, StepOutput
 from shoal_worker_gpu.errors import QueueFull
@@ -21,7 +22,7 @@ from shoal_worker_gpu.stage_core import StageCore, StageOutputItem
 from shoal_worker_gpu.step_queue import WorkItem, WorkRow
 from shoal_worker_gpu.testing import HashBackend
 
-A, B, C = (SequenceKey(number, 1) for number in (1, 2, 3))
+A, B, C, D = (SequenceKey(number, 1) for number in (1, 2, 3, 4))
 LEASE_S = 10.0
 
 
@@ -269,6 +270,32 @@ async def test_a_sequence_that_leaves_during_its_step_keeps_its_blocks_until_the
         bench.backend.gate.set()
         await bench.ends.output()
     assert bench.backend.blocks_free == 16
+
+
+async def test_behind_a_step_that_hangs_nothing_waits(bench: Bench) -> None:
+    bench.attach(A, B)
+    bench.backend.gate.clear()
+    watching = asyncio.create_task(bench.core.watch_progress())
+    async with bench.running():
+        bench.core.submit(work((A, 0, [1])))
+        await until_computing(bench)
+        bench.core.submit(work((B, 0, [2])))
+        await bench.clock.advance(31.0)
+        assert bench.core.is_hung
+        assert bench.ends.refused == [(A, "STAGE_FAILED"), (B, "STAGE_FAILED")]
+        bench.attach(C)
+        with pytest.raises(StageFailed, match="node"):
+            bench.core.submit(work((C, 0, [3])))
+        assert bench.ends.refused[2:] == [(C, "STAGE_FAILED")]
+        bench.backend.gate.set()
+        await eventually(lambda: not bench.core.is_hung, 20)
+        bench.attach(D)
+        bench.core.submit(work((D, 0, [4])))
+        while (output := await bench.ends.output()).activations != packed([4]):
+            assert output.activations == packed([1])
+    watching.cancel()
+    assert bench.backend.blocks_free == 16 - 4
+    assert bench.backend.step_sizes == [1, 1]
 
 
 async def test_a_full_queue_refuses_the_item_and_nothing_else() -> None:
