@@ -217,9 +217,9 @@ def _faults(
     if kind is Kind.SINGLE:
         return (_worker_fault(dice, dice.choice(_SURVIVABLE), names, span_s),)
     faults = []
-    whats = list(What) if dice.random() < 0.6 else dice.sample(list(What), 2)
+    kinds = list(What) if dice.random() < 0.6 else dice.sample(list(What), 2)
     for _ in range(dice.choice((1, 2, 3, 5, 8))):
-        what = dice.choice(whats)
+        what = dice.choice(kinds)
         if what in (What.RESTART_ROUTER, What.HANG_ROUTER):
             faults.append(Fault(what, _moment(dice, span_s), dice.uniform(0.2, 6.0), "router"))
         elif what is What.RESTART_GATEWAY:
