@@ -324,7 +324,8 @@ class _Start:
         is_ready = engine.state == pipeline_pb2.ENGINE_STATE_READY
         if is_ready:
             self._failing_since_s.pop(name, None)
-        elif engine.state == pipeline_pb2.ENGINE_STATE_FAILED:
+        elif engine.state == pipeline_pb2.ENGINE_STATE_FAILED and not self._options.is_auto:
+            # Where the router places, it tries other workers, and its word ends the start.
             now_s = self._clock.monotonic()
             if now_s - self._failing_since_s.setdefault(name, now_s) >= _FAILING_S_MAX:
                 said = self._supervisor.last_lines(node_id, _ENGINE_LINES_SHOWN)
