@@ -366,6 +366,7 @@ class GatewayProcess(Process):
         directory = ModelDirectory(router, self.fleet.clock, MODEL)
         limits = CompletionLimits(
             plan_timeout_s=settings.queue_timeout_s,
+            router_wait_s=settings.router_wait_s,
             replan_timeout_s=settings.replan_timeout_s,
             attempts_max=settings.attempts_max,
         )

@@ -178,7 +178,7 @@ def _open_local(
     stack: AsyncExitStack,
 ) -> tuple[ModelDirectory, TraitsLibrary, LocalBackend]:
     """The fleet's own models."""
-    directory = ModelDirectory(router, clock, settings.default_model)
+    directory = ModelDirectory(router, clock, settings.default_model, settings.router_wait_s)
     library = ModelLibrary(store)
     stack.push_async_callback(library.close)
     limits = _completion_limits(settings)
@@ -405,6 +405,7 @@ def _sampling_defaults(settings: Settings) -> SamplingDefaults:
 def _completion_limits(settings: Settings) -> CompletionLimits:
     return CompletionLimits(
         plan_timeout_s=settings.queue_timeout_s,
+        router_wait_s=settings.router_wait_s,
         replan_timeout_s=settings.replan_timeout_s,
         attempts_max=settings.attempts_max,
     )

@@ -33,7 +33,7 @@ from shoal_common.errors import (
     StageFailed,
 )
 from shoal_gateway.errors import ModelReplaced, PrivacyUnproven
-from shoal_gateway.held_plan import HeldPlan
+from shoal_gateway.held_plan import HeldPlan, Patience
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.opening import plan_open
 from shoal_gateway.path import route_of, times_of
@@ -60,10 +60,13 @@ log = logging.getLogger(__name__)
 class CompletionLimits:
     """How long and how often a request may wait.
 
-    attempts_max: pipelines tried one after the other, without any of them adding a token.
+    router_wait_s: for a router that cannot be reached. replan_timeout_s: for a word of it, when a
+    stage was lost. attempts_max: pipelines tried one after the other, without any of them adding a
+    token.
     """
 
     plan_timeout_s: float = 600.0
+    router_wait_s: float = 3.0
     replan_timeout_s: float = 5.0
     attempts_max: int = 3
 
@@ -103,6 +106,9 @@ class Completer:
         self._directory = directory
         self._limits = limits
         self._clock = clock
+        self._patience = Patience(
+            limits.router_wait_s, limits.replan_timeout_s, limits.plan_timeout_s
+        )
 
     async def run(self, prepared: Prepared) -> AsyncGenerator[Event, None]:
         """Steps 2 to 6. Close the iterator to give up: that frees everything at once."""
@@ -110,7 +116,7 @@ class Completer:
         reply = Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
         course = _Course(reply)
         opening = plan_open(prepared, self._host_id, self._limits.plan_timeout_s)
-        async with HeldPlan(self._router, opening, self._clock) as plans:
+        async with HeldPlan(self._router, opening, self._clock, self._patience) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
             while isinstance(plan := await self._first_plan(plans, give_up_at), Queued):
                 yield plan
@@ -137,7 +143,7 @@ class Completer:
         """A queue position, or the plan."""
         try:
             async with asyncio.timeout(give_up_at - self._clock.monotonic()):
-                answer = await plans.next()
+                answer = await plans.first()
         except TimeoutError as err:
             raise DeadlineExceeded(
                 f"no plan within {self._limits.plan_timeout_s:g} s; try again"
@@ -189,10 +195,9 @@ class Completer:
         log.warning("stage lost", extra={"node_id": stage.node_id, "reason": error.reason})
         self._directory.forget()
         try:
-            async with asyncio.timeout(self._limits.replan_timeout_s):
-                if course.vain_count < self._limits.attempts_max:
-                    return await plans.another(lost, stage, error.reason)
-                await plans.give_up(lost, stage, error.reason)
+            if course.vain_count < self._limits.attempts_max:
+                return await plans.another(lost, stage, error.reason)
+            await plans.give_up(lost, stage, error.reason)
         except (TimeoutError, ShoalError) as err:
             raise error from err
         raise error

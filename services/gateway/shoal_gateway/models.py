@@ -14,20 +14,25 @@ from shoal_common.errors import UnknownModel
 from shoal_common.tokens import ModelTokens
 from shoal_common.tokens.errors import ModelFilesBroken
 from shoal_common.tokens.model_tokens import FILE_NAMES
-from shoal_gateway.errors import NoModelReady
+from shoal_gateway.errors import NoModelReady, PeerUnreachable
 from shoal_gateway.peers import Router, ShardStore
 
 STATES_AGE_S_MAX = 1.0
 REVISIONS_MAX = 16
+_ASK_AGAIN_S = 0.1
 
 
 class ModelDirectory:
     """What the router says, at most one second old."""
 
-    def __init__(self, router: Router, clock: Clock, default_model: str) -> None:
+    def __init__(
+        self, router: Router, clock: Clock, default_model: str, router_wait_s: float = 0.0
+    ) -> None:
+        """router_wait_s: how long `await_model` asks a router that cannot be reached."""
         self._router = router
         self._clock = clock
         self._default_model = default_model
+        self._router_wait_s = router_wait_s
         self._states: tuple[router_pb2.ModelState, ...] = ()
         self._read_at: float | None = None
 
@@ -60,6 +65,23 @@ class ModelDirectory:
         if not wanted:
             raise NoModelReady
         raise UnknownModel(wanted, tuple(state.model for state in self._states))
+
+    async def await_model(self, name: str) -> router_pb2.ModelState:
+        """`find`, with some patience for a router that is down or has only just come back."""
+        give_up_at: float | None = None
+        while True:
+            try:
+                return await self.find(name)
+            except (PeerUnreachable, UnknownModel, NoModelReady) as err:
+                now = self._clock.monotonic()
+                if give_up_at is None:
+                    if not isinstance(err, PeerUnreachable):
+                        raise
+                    give_up_at = now + self._router_wait_s
+                if now >= give_up_at:
+                    raise
+            await self._clock.sleep(_ASK_AGAIN_S)
+            self.forget()
 
 
 def _pick(states: tuple[router_pb2.ModelState, ...], wanted: str) -> router_pb2.ModelState | None:

@@ -77,7 +77,7 @@ class Prompts:
 
     async def prepare(self, request_id: str, task: ChatTask) -> Prepared:
         """Raises InvalidRequest for what the caller must change."""
-        state = await self._directory.find(task.model)
+        state = await self._directory.await_model(task.model)
         tokens, reading, prompt_ids = await self._prompt(task, state)
         max_tokens = self._token_budget(task, len(prompt_ids), state.context_length)
         return Prepared(

@@ -102,7 +102,10 @@ class Settings(ServiceSettings, service="gateway"):
     stage_silence_s: float = Field(default=2.0, gt=0, le=600)
     """Seconds without a sign of life after which a worker counts as lost during an answer."""
     replan_timeout_s: float = Field(default=5.0, ge=0, le=60)
-    """Seconds to wait for other workers when one is lost during an answer."""
+    """Seconds to wait for a word of the router when a worker is lost during an answer: another
+    plan, or a place in the queue for one."""
+    router_wait_s: float = Field(default=3.0, ge=0, le=60)
+    """Seconds that a request for the fleet waits for a router that cannot be reached."""
     attempts_max: int = Field(default=3, ge=1, le=16)
     """Pipelines tried one after the other for one request, without any of them adding a token."""
     call_timeout_s: float = Field(default=30.0, gt=0, le=3600)

@@ -257,7 +257,8 @@ def start_fleet(tmp_path: Path, demo_tokens: ModelTokens) -> StartFleet:
         servers[2].add(shard_store_pb2_grpc.add_ShardStoreServiceServicer_to_server, store)
         addresses = [await server.start() for server in servers]
         router.stage_locator = locator(addresses[1])
-        values = {"api_key": KEY, "replan_timeout_s": 0.2, "drain_timeout_s": 0.5} | settings
+        waits = {"replan_timeout_s": 0.2, "router_wait_s": 0.2, "drain_timeout_s": 0.5}
+        values = {"api_key": KEY} | waits | settings
         configured = Settings(
             listen_port=0,
             router_address=addresses[0],

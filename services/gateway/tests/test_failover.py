@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 from shoal.router.v1 import router_pb2_grpc
 from shoal_common.errors import DeadlineExceeded, Overloaded
 from shoal_common.rpc import RpcServer
+from shoal_common.testing.waiting import paced
 from shoal_gateway.silence import Silence
 
 from .conftest import FakeRouter
@@ -177,6 +178,18 @@ async def test_a_router_that_is_lost_and_back_gives_another_plan(start_fleet: An
             fleet.stage.hold = None
             assert await reply == undisturbed
         assert [(lost.attempt, lost.incarnation) for lost in router.lost] == [(1, "i1")]
+
+
+async def test_a_request_that_finds_no_router_waits_until_there_is_one(start_fleet: Any) -> None:
+    async with start_fleet(router_wait_s=20.0) as fleet:
+        fleet.says("one two three")
+        await fleet.router_server.stop()
+        reply = asyncio.create_task(said(fleet.url))
+        await paced(0.3)
+        server = RpcServer(fleet.router_server.address, drain_timeout_s=0.1)
+        server.add(router_pb2_grpc.add_RouterServiceServicer_to_server, fleet.router)
+        async with server:
+            assert await reply == await said(fleet.url)
 
 
 async def test_time_in_which_this_process_stood_still_is_nobodys_silence() -> None:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 ID_LENGTH_MAX = 256
 PLACEMENTS_MAX = 32
+# How often a driver that waits for another plan is told its place again.
+REPEAT_S = 1.0
 _READINESS = {
     Readiness.READY: pb.MODEL_READINESS_READY,
     Readiness.LOADING: pb.MODEL_READINESS_LOADING,
@@ -206,10 +208,21 @@ class RouterRpc(router_pb2_grpc.RouterServiceServicer):
                     expected_wait_ms=_milliseconds(ticket.expected_wait_s),
                 )
                 yield pb.PlanResponse(queued=queued)
-            else:
-                await ticket.changed.wait()
-                ticket.changed.clear()
+            elif not await self._has_changed(ticket):
+                # Whoever lost a stage must see that the router, at least, is there.
+                told_place = (0, None)
         reader.result()
+
+    async def _has_changed(self, ticket: Ticket) -> bool:
+        """Wait for news of a ticket; False when it is time to repeat what was told."""
+        repeats = ticket.attempt > 0 and ticket.position > 0
+        try:
+            async with asyncio.timeout(REPEAT_S if repeats else None):
+                await ticket.changed.wait()
+        except TimeoutError:
+            return False
+        ticket.changed.clear()
+        return True
 
 
 def _check(opening: pb.PlanOpen) -> None:

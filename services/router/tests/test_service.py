@@ -181,6 +181,17 @@ async def test_a_lost_stage_is_replaced_and_without_substitute_the_plan_fails() 
         assert fleet.count("plans_in_flight") == 0
 
 
+async def test_a_driver_that_waits_for_another_plan_hears_that_the_router_lives() -> None:
+    async with fleet_of(in_flight_max=1) as fleet:
+        await fleet.hear(beat("a"), beat("b"))
+        call, other = await fleet.open(), await fleet.open()
+        assert (await call.plan())[1] + (await other.plan())[1] == ["a", "b"]
+        await call.send(stage_lost=pb.StageLost(attempt=1, node_id="a"))
+        assert [await call.position() for _ in range(3)] == [1, 1, 1]
+        await other.close()
+        assert await call.plan() == (2, ["b"])
+
+
 async def test_a_waiting_request_learns_that_the_fleet_died() -> None:
     async with fleet_of(in_flight_max=1) as fleet:
         await fleet.hear(beat("a"))
