@@ -174,8 +174,14 @@ def read_shape(folder: Path) -> ModelShape:
         tie_embeddings=bool(config.get("tie_word_embeddings", family.tie_embeddings)),
         eos_token_ids=_token_ids(eos, path),
         checkpoint_dtype=_dtype(config),
-        intermediate_size=_count(config, "intermediate_size", path, default=4 * hidden_size),
+        intermediate_size=_intermediate_size(config, hidden_size),
     )
+
+
+def _intermediate_size(config: Mapping[str, Any], hidden_size: int) -> int:
+    """For estimates; what cannot be built with it is refused where it is built."""
+    value = config.get("intermediate_size")
+    return value if type(value) is int and 0 < value <= _COUNT_MAX else 4 * hidden_size
 
 
 def tensors_needed(names: Iterable[str], shape: ModelShape, layers: LayerRange) -> list[str]:
