@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _DONE = b"data: [DONE]"
 _EVENT = b"data: {"
-_LAST_CHUNK = b"0\r\n\r\n"
+# With the end of the chunk before it: a head may end in a 0, too.
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _ANSWER_TIMEOUT_S = 60.0
 
 
@@ -87,7 +88,7 @@ class Connection(asyncio.Protocol):
         answer = await asyncio.wait_for(self._waiting, _ANSWER_TIMEOUT_S)
         duration_s = time.perf_counter() - began
         if not answer.startswith(b"HTTP/1.1 200") or is_stream != (_DONE in answer):
-            raise BadAnswer(answer[:600].decode(errors="replace"))
+            raise BadAnswer(f"{answer[:100]!r} ... {answer[-500:]!r}")
         return Reply(duration_s, answer.count(_EVENT))
 
     def close(self) -> None:

@@ -157,7 +157,11 @@ async def check(
         assert said.gap_s < GAP_MAX_S, kind
 
 
-@pytest.mark.parametrize(("stage", "moment"), [(1, 40), (0, 80)], ids=["last hangs", "head hangs"])
+@pytest.mark.parametrize(
+    ("stage", "moment"),
+    [(1, 40), pytest.param(0, 80, marks=pytest.mark.slow)],
+    ids=["last hangs", "head hangs"],
+)
 async def test_a_stage_that_hangs_and_comes_back_changes_nothing(
     fleet: Fleet,
     client: AsyncOpenAI,
@@ -184,7 +188,9 @@ async def test_a_stage_that_hangs_and_comes_back_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("stage", "moment"), [(1, 1), (0, 160)], ids=["last, first token", "head, last token"]
+    ("stage", "moment"),
+    [pytest.param(1, 1, marks=pytest.mark.slow), (0, 160)],
+    ids=["last, first token", "head, last token"],
 )
 async def test_a_stage_that_is_killed_changes_nothing(
     fleet: Fleet,

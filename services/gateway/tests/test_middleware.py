@@ -65,6 +65,7 @@ async def test_every_answer_has_the_security_headers_and_an_id(fleet: Any, sessi
         assert headers["Referrer-Policy"] == "no-referrer"
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert headers["x-request-id"] == headers["request-id"]
+        assert headers.getall("Server") == ["shoal"]
     assert len({headers["request-id"] for _, _, headers in answers}) == len(answers)
 
 

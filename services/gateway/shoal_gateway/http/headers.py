@@ -26,8 +26,6 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    # Without the versions that aiohttp would name.
-    "Server": "shoal",
 }
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
 
@@ -39,6 +37,8 @@ def add_headers(app: web.Application, clock: Clock, cors_origins: Sequence[str])
         headers = response.headers
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
+        # Without the versions that aiohttp names, and has named by now where a stream begins.
+        headers["Server"] = "shoal"
         # OpenAI's clients read the first, Anthropic's the second.
         request_id = request.get(REQUEST_ID, "")
         headers["x-request-id"] = headers["request-id"] = request_id
