@@ -23,6 +23,7 @@ from bench.gateway.programs import Program, ProgramFailed, accepts, free_port
 DIRECT = "direct"
 OURS = "ours"
 OURS_OWN_MODEL = "ours, its own model"
+BARE = "bare aiohttp"
 FASTAPI = "FastAPI + httpx"
 LITELLM = "LiteLLM"
 VLLM_ROUTER = "vllm-router"
@@ -115,6 +116,12 @@ def _start_ours(place: Place, name: str, settings: Mapping[str, str]) -> Contend
     return place.start(name, argv, port, own)
 
 
+async def bare_aiohttp(place: Place) -> Contender:
+    port = free_port()
+    argv = [sys.executable, "-m", "bench.gateway.bare", "--port", str(port)]
+    return place.start("bare", [*argv, "--upstream", place.provider_url], port)
+
+
 async def fastapi_httpx(place: Place) -> Contender:
     folder = await environments.ensure("fastapi", _REQUIREMENTS["fastapi"], place.environments)
     port = free_port()
@@ -161,6 +168,7 @@ START: Mapping[str, Callable[[Place], Awaitable[Contender]]] = {
     DIRECT: direct,
     OURS: ours,
     OURS_OWN_MODEL: ours_own_model,
+    BARE: bare_aiohttp,
     VLLM_ROUTER: vllm_router,
     FASTAPI: fastapi_httpx,
     LITELLM: litellm,

@@ -11,8 +11,8 @@ from typing import Any
 from bench.conditions import Conditions
 from bench.figures import Figure, Report, at_least
 from bench.routing import fluid, parallax, petals
-from bench.routing.fleets import BATCHING, FLEET_COUNT, Path, RandomFleet, random_fleet
-from bench.routing.ours import PIPELINES_MAX, Ours
+from bench.routing.fleets import FLEET_COUNT, Path, RandomFleet, random_fleet
+from bench.routing.ours import PIPELINES_MAX, Ours, path_of
 from bench.routing.shares import carried, flow_bound
 from shoal_router.placement import PlacedRange
 
@@ -81,14 +81,10 @@ def of_fleet(fleet: RandomFleet) -> dict[str, Any]:
         row["throughput to greedy shortest paths"] = rate / carried(fleet, {greedy: 1.0})
     single = fleet.best_single_rate()
     if single:
-        fastest_us = min(fleet.step_us(path) for path in map(_path, ours.pipelines))
+        fastest_us = min(fleet.step_us(path) for path in map(path_of, ours.pipelines))
         row[ALONE] = rate / single
         row["speed of one stream to it"] = fleet.best_single_us() / fastest_us
     return row
-
-
-def _path(pipeline: Any) -> Path:
-    return tuple(PlacedRange(s.node_id, s.layer_start, s.layer_stop) for s in pipeline.stages)
 
 
 def _beside_petals(fleet: RandomFleet, ours: Ours) -> Mapping[str, float]:
@@ -126,6 +122,3 @@ def _petals_policy(
         return known[full]
 
     return choose
-
-
-assert BATCHING <= CROWD, "a full machine must be able to batch"

@@ -102,7 +102,7 @@ class Metrics:
         self.providers = ProviderFamilies(registry)
         self._prompt_tokens = self.tokens.labels("prompt")
         self._completion_tokens = self.tokens.labels("completion")
-        # Finding a child by its labels takes ten times as long as counting.
+        # Finding a child by its labels takes longer than counting.
         self._ended: dict[tuple[str, str], Counter] = {}
         self._durations: dict[str, Histogram] = {}
 

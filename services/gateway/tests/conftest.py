@@ -19,7 +19,6 @@ from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
 from shoal_common.errors import ShoalError, Unavailable
 from shoal_common.rpc import RpcServer, locator
 from shoal_common.settings import FleetSettings
-from shoal_common.testing.waiting import paced
 from shoal_common.tokens import ModelTokens
 from shoal_common.tokens.model_tokens import FILE_NAMES
 from shoal_gateway.app import running
@@ -85,7 +84,8 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
     def __init__(self) -> None:
         self.reply_ids: list[int] = []
         self.fail_at: list[int] = []
-        self.hold: int | None = None
+        self._hold: int | None = None
+        self._hold_changed = asyncio.Event()
         self.is_mute = False
         self.ends_at: int | None = None
         self.finishes = True
@@ -133,15 +133,29 @@ class FakeStage(stage_pb2_grpc.StageServiceServicer):
             reason = stage_pb2.FINISH_REASON_STOP if is_stop else stage_pb2.FINISH_REASON_LENGTH
             yield stage_pb2.GenerateResponse(finished=stage_pb2.Finished(reason=reason))
 
+    @property
+    def hold(self) -> int | None:
+        return self._hold
+
+    @hold.setter
+    def hold(self, position: int | None) -> None:
+        self._hold = position
+        self._hold_changed.set()
+
     async def _held(self, request: Any) -> AsyncIterator[Any]:
         position = self.hold
         if self.is_mute:
             await asyncio.Event().wait()
         while self.hold == position:
+            self._hold_changed.clear()
             yield stage_pb2.GenerateResponse(alive=stage_pb2.Alive())
             self.alive_count += 1
             self.is_alive.set()
-            await paced(request.keep_alive_ms / 1000)
+            try:
+                async with asyncio.timeout(request.keep_alive_ms / 1000):
+                    await self._hold_changed.wait()
+            except TimeoutError:
+                continue
 
 
 def _delta(position: int, token_id: int, sampling: Any) -> Any:

@@ -14,7 +14,6 @@ from openai import AsyncOpenAI
 from shoal.router.v1 import router_pb2_grpc
 from shoal_common.errors import DeadlineExceeded, Overloaded
 from shoal_common.rpc import RpcServer
-from shoal_common.testing.waiting import paced
 from shoal_gateway.silence import Silence
 
 from .conftest import FakeRouter
@@ -184,8 +183,16 @@ async def test_a_request_that_finds_no_router_waits_until_there_is_one(start_fle
     async with start_fleet(router_wait_s=20.0) as fleet:
         fleet.says("one two three")
         await fleet.router_server.stop()
-        reply = asyncio.create_task(said(fleet.url))
-        await paced(0.3)
+        has_called = asyncio.Event()
+
+        async def turn_away(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            has_called.set()
+            writer.close()
+
+        host, _, port = fleet.router_server.address.rpartition(":")
+        async with await asyncio.start_server(turn_away, host, int(port)):
+            reply = asyncio.create_task(said(fleet.url))
+            await has_called.wait()
         server = RpcServer(fleet.router_server.address, drain_timeout_s=0.1)
         server.add(router_pb2_grpc.add_RouterServiceServicer_to_server, fleet.router)
         async with server:

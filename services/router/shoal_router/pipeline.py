@@ -15,8 +15,8 @@ from statistics import median_low
 
 from shoal.worker.v1 import pipeline_pb2 as pb
 
-# A prompt token in a long chunk takes less than one in a decode step, by at least this much on all
-# machines measured: a guess for engines that have computed no prompt yet.
+# A prompt token in a long chunk takes less than one in a decode step: a guess at how much less, for
+# engines that have computed no prompt yet.
 PREFILL_SHARE = 1 / 8
 
 RttOf = Callable[[str, str], int]

@@ -26,7 +26,7 @@ class PolicyOptions:
     share of the plans in flight and at least `spread_count` plans more.
 
     row_cost: what one more sequence in a batch adds to a decode step, in steps of a single one:
-    all weights are read once for all of them (0.1 for int8 on two cores, less on GPUs).
+    all weights are read once for all of them (0.07 to 0.1 for int8 on a CPU).
     """
 
     spread_count: int = 8

@@ -30,8 +30,3 @@ async def eventually_told(ask: Callable[[], Awaitable[T]], within_s: float = 20.
         while not (answer := await ask()):  # noqa: ASYNC110
             await asyncio.sleep(_ASK_S)
         return answer
-
-
-async def paced(interval_s: float) -> None:
-    """For fakes of peers that speak at an interval of the real clock."""
-    await asyncio.sleep(interval_s)

@@ -215,7 +215,7 @@ class ProviderClient:
 
 
 class Attempt:
-    """The context of one request. A class: a generator costs every request three times as much."""
+    """The context of one request. A class: a generator takes four times as long."""
 
     __slots__ = ("_client", "_provider", "_response", "_sending")
 
