@@ -34,10 +34,30 @@ class DrafterServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.Describe = channel.unary_unary(
+                '/shoal.drafter.v1.DrafterService/Describe',
+                request_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.DescribeResponse.FromString,
+                _registered_method=True)
         self.Answer = channel.unary_stream(
                 '/shoal.drafter.v1.DrafterService/Answer',
                 request_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.AnswerRequest.SerializeToString,
                 response_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.AnswerResponse.FromString,
+                _registered_method=True)
+        self.Remember = channel.unary_unary(
+                '/shoal.drafter.v1.DrafterService/Remember',
+                request_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.RememberRequest.SerializeToString,
+                response_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.RememberResponse.FromString,
+                _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/shoal.drafter.v1.DrafterService/Forget',
+                request_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.ForgetResponse.FromString,
+                _registered_method=True)
+        self.GetCache = channel.unary_unary(
+                '/shoal.drafter.v1.DrafterService/GetCache',
+                request_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.GetCacheRequest.SerializeToString,
+                response_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.GetCacheResponse.FromString,
                 _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/shoal.drafter.v1.DrafterService/Embed',
@@ -49,7 +69,35 @@ class DrafterServiceStub(object):
 class DrafterServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
+    def Describe(self, request, context):
+        """With what it drafts and embeds; gateways ask at start and now and then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Answer(self, request, context):
+        """A kept answer, or a draft with its verdicts. Ends after CacheHit, after the verdict ESCALATE,
+        or after DraftEnd and the last verdict. Cancelling it gives the draft up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remember(self, request, context):
+        """Keep an answer that stood; answers that may not be kept are passed over in silence.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCache(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,10 +112,30 @@ class DrafterServiceServicer(object):
 
 def add_DrafterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.DescribeRequest.FromString,
+                    response_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.DescribeResponse.SerializeToString,
+            ),
             'Answer': grpc.unary_stream_rpc_method_handler(
                     servicer.Answer,
                     request_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.AnswerRequest.FromString,
                     response_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.AnswerResponse.SerializeToString,
+            ),
+            'Remember': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remember,
+                    request_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.RememberRequest.FromString,
+                    response_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.RememberResponse.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.ForgetRequest.FromString,
+                    response_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.ForgetResponse.SerializeToString,
+            ),
+            'GetCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCache,
+                    request_deserializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.GetCacheRequest.FromString,
+                    response_serializer=shoal_dot_drafter_dot_v1_dot_drafter__pb2.GetCacheResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -86,6 +154,33 @@ class DrafterService(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.drafter.v1.DrafterService/Describe',
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.DescribeRequest.SerializeToString,
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Answer(request,
             target,
             options=(),
@@ -102,6 +197,87 @@ class DrafterService(object):
             '/shoal.drafter.v1.DrafterService/Answer',
             shoal_dot_drafter_dot_v1_dot_drafter__pb2.AnswerRequest.SerializeToString,
             shoal_dot_drafter_dot_v1_dot_drafter__pb2.AnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.drafter.v1.DrafterService/Remember',
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.RememberRequest.SerializeToString,
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.RememberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.drafter.v1.DrafterService/Forget',
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.ForgetRequest.SerializeToString,
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.ForgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.drafter.v1.DrafterService/GetCache',
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.GetCacheRequest.SerializeToString,
+            shoal_dot_drafter_dot_v1_dot_drafter__pb2.GetCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,
