@@ -14,6 +14,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from shoal.worker.v1 import pipeline_pb2, stage_pb2, stage_pb2_grpc
+from shoal_common.driving import GrpcRouter, GrpcStages
 from shoal_common.errors import ShoalError
 from shoal_common.ids import new_incarnation
 from shoal_common.rpc import RpcServer, locator, translated
@@ -30,7 +31,6 @@ from shoal_common.testing.virtual_time import (
 from shoal_common.testing.weather import KEEPALIVE_S, Weather
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.models import ModelDirectory
-from shoal_gateway.peers import GrpcRouter, GrpcStages
 from shoal_gateway.settings import Settings as GatewaySettings
 from shoal_router.app import Router, running
 from shoal_router.settings import Settings as RouterSettings

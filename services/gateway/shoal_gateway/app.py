@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from shoal_common import log as shoal_log
 from shoal_common.app import run_service, settle_memory, until_signal, write_ready_file
 from shoal_common.clock import Clock, SystemClock
+from shoal_common.driving import GrpcRouter, GrpcStages, Privacy
 from shoal_common.host import host_id
 from shoal_common.metrics import new_registry
 from shoal_common.redis_client import connect
@@ -61,8 +62,7 @@ from shoal_gateway.mcp_server.catalogue import FleetCatalogue, JoinedCatalogue, 
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory, ModelLibrary
 from shoal_gateway.parent import run_parent
-from shoal_gateway.peers import GrpcRouter, GrpcShardStore, GrpcStages
-from shoal_gateway.privacy import Privacy
+from shoal_gateway.peers import GrpcShardStore
 from shoal_gateway.probe import probe
 from shoal_gateway.prompt import Prompts
 from shoal_gateway.providers.assembly import ProviderConfig, Providers, open_providers

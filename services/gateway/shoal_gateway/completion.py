@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_common.clock import Clock
+from shoal_common.driving import PrivacyUnproven, Router, Stages, check_proof
 from shoal_common.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -32,13 +33,11 @@ from shoal_common.errors import (
     ShoalError,
     StageFailed,
 )
-from shoal_gateway.errors import ModelReplaced, PrivacyUnproven
+from shoal_gateway.errors import ModelReplaced
 from shoal_gateway.held_plan import HeldPlan, Patience
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.opening import plan_open
 from shoal_gateway.path import route_of, times_of
-from shoal_gateway.peers import Router, Stages
-from shoal_gateway.privacy import check_proof
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.reply import Reply
 from shoal_gateway.task import (

@@ -16,15 +16,10 @@ Unavailable
 ├── ModelNotReady      its engines are starting, so that nothing is known of it yet
 ├── ModelReplaced      a new revision came between tokenising and planning
 ├── VisionEncoderUnavailable  a model for images, whose encoder nobody holds
-├── PeerRefused        another service does not take our fleet token
 ├── DatabaseUnreachable  keys and accounts cannot be read now
 ├── StartupProbeFailed  the router does not answer at start
 ├── EmbedderMissing    nobody who makes embeddings serves that model
-├── ProcessNotStarted  one of several processes ended before it served
-├── PeerUnreachable    another service's connection broke, or was never there
-└── StageSilent        nothing came from the head for too long
-ShoalError
-└── PrivacyUnproven    a plan that does not show that the prompt stays where it was asked to
+└── ProcessNotStarted  one of several processes ended before it served
 """
 
 from __future__ import annotations
@@ -33,7 +28,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from shoal_common.errors import InvalidRequest, Overloaded, ShoalError, Unavailable
+from shoal_common.errors import InvalidRequest, Overloaded, Unavailable
 
 
 class MalformedBody(InvalidRequest):
@@ -193,17 +188,6 @@ class VisionEncoderUnavailable(Unavailable):
         )
 
 
-class StageSilent(Unavailable):
-    """No delta within the idle limit."""
-
-    reason = "STAGE_SILENT"
-    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
-    http_status = 504
-
-    def __init__(self, idle_timeout_s: float) -> None:
-        super().__init__(f"the workers sent nothing for {idle_timeout_s:g} s; try again")
-
-
 class DatabaseUnreachable(Unavailable):
     """SQLite or PostgreSQL does not answer."""
 
@@ -225,25 +209,6 @@ class ProcessNotStarted(Unavailable):
         )
 
 
-class PeerRefused(Unavailable):
-    """The fleet's services do not share one token: its operator must act, not the client."""
-
-    reason = "PEER_REFUSED"
-    retryable = False
-
-    def __init__(self, peer: str) -> None:
-        super().__init__(f"{peer} refused the gateway's fleet token; tell the fleet's operator")
-
-
-class PeerUnreachable(Unavailable):
-    """No connection to another service."""
-
-    reason = "PEER_UNREACHABLE"
-
-    def __init__(self, peer: str) -> None:
-        super().__init__(f"{peer} cannot be reached now; try again")
-
-
 class EmbedderMissing(Unavailable):
     """No provider of embeddings is configured for the model: its operator must act."""
 
@@ -254,17 +219,4 @@ class EmbedderMissing(Unavailable):
         super().__init__(
             f"nobody makes embeddings with '{model}': its provider's key is not set, or it is no "
             "model of a provider; see /api/admin/providers"
-        )
-
-
-class PrivacyUnproven(ShoalError):
-    """The router's plan is not believed; no prompt was sent."""
-
-    reason = "PRIVACY_UNPROVEN"
-    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
-    http_status = 502
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"the plan does not prove the privacy asked for: {problem}; the prompt was not sent"
         )

@@ -16,9 +16,8 @@ from typing import Self
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2
 from shoal_common.clock import Clock
+from shoal_common.driving import PeerUnreachable, PlanStream, Router
 from shoal_common.errors import Unavailable, UnknownModel
-from shoal_gateway.errors import PeerUnreachable
-from shoal_gateway.peers import PlanStream, Router
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ from blake3 import blake3
 
 from shoal.router.v1 import router_pb2
 from shoal_common.clock import Clock
+from shoal_common.driving import PeerUnreachable, Router
 from shoal_common.errors import UnknownModel
 from shoal_common.tokens import ModelTokens
 from shoal_common.tokens.errors import ModelFilesBroken
 from shoal_common.tokens.model_tokens import FILE_NAMES
-from shoal_gateway.errors import NoModelReady, PeerUnreachable
-from shoal_gateway.peers import Router, ShardStore
+from shoal_gateway.errors import NoModelReady
+from shoal_gateway.peers import ShardStore
 
 STATES_AGE_S_MAX = 1.0
 REVISIONS_MAX = 16

@@ -7,9 +7,9 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack, suppress
 
+from shoal_common.driving import GrpcRouter
 from shoal_common.errors import ShoalError
 from shoal_gateway.errors import StartupProbeFailed
-from shoal_gateway.peers import GrpcRouter
 from shoal_gateway.settings import Settings
 
 log = logging.getLogger(__name__)

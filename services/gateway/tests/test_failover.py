@@ -12,9 +12,9 @@ import pytest
 from openai import AsyncOpenAI
 
 from shoal.router.v1 import router_pb2_grpc
+from shoal_common.driving import Silence
 from shoal_common.errors import DeadlineExceeded, Overloaded
 from shoal_common.rpc import RpcServer
-from shoal_gateway.silence import Silence
 
 from .conftest import FakeRouter
 

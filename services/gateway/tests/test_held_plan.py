@@ -10,9 +10,9 @@ import pytest
 
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2
+from shoal_common.driving import PeerUnreachable
 from shoal_common.errors import PlanUnavailable, Unavailable, UnknownModel
 from shoal_common.testing.virtual_time import LoopClock, run_virtual
-from shoal_gateway.errors import PeerUnreachable
 from shoal_gateway.held_plan import HeldPlan, Patience
 
 PATIENCE = Patience(opening_s=3.0, silence_s=5.0, queue_s=60.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shoal.router.v1 import router_pb2
+from shoal_common.driving import PlanStream
 from shoal_common.testing import FakeClock
 from shoal_gateway.errors import NoModelReady
 from shoal_gateway.models import ModelDirectory
-from shoal_gateway.peers import PlanStream
 
 
 class FixedRouter:

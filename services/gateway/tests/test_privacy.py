@@ -10,10 +10,10 @@ import pytest
 
 from shoal.common.v1 import chat_pb2
 from shoal.worker.v1 import pipeline_pb2
+from shoal_common.driving import Privacy, PrivacyUnproven, check_proof
 from shoal_common.errors import InvalidRequest
 from shoal_common.host import host_id
-from shoal_gateway.errors import PrivacyUnproven
-from shoal_gateway.privacy import Privacy, asked_privacy, check_proof, require_open
+from shoal_gateway.privacy import asked_privacy, require_open
 
 from .conftest import KEY, FakeRouter, Fleet, StartFleet
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 from aiohttp import web
 
+from shoal_common.driving import OPEN, Privacy
 from shoal_gateway.access.callers import Caller
 from shoal_gateway.access.rates import Allowance
-from shoal_gateway.privacy import BOOMERANG_HEADER, LABEL_HEADER, OPEN, Privacy, asked_privacy
+from shoal_gateway.privacy import BOOMERANG_HEADER, LABEL_HEADER, asked_privacy
 from shoal_gateway.task import ChatTask
 
 log = logging.getLogger(__name__)

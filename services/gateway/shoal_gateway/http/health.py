@@ -8,8 +8,8 @@ import aiohttp
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from shoal_common.driving import PeerUnreachable
 from shoal_common.errors import ShoalError
-from shoal_gateway.errors import PeerUnreachable
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory
 
