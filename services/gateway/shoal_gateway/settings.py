@@ -47,6 +47,27 @@ class Settings(ServiceSettings, service="gateway"):
     """Address of the router, `host:port` or `unix:/path`."""
     shard_store_address: str = "127.0.0.1:7003"
     """Address of the shard store, for tokenisers and templates."""
+    drafter_address: str = ""
+    """Address of the entropy-drafter; empty: no cascade, no kept answers, no embeddings of ours."""
+    cascade_model: str = Field(default="cascade", max_length=256)
+    """Model name under which the drafter answers what it is sure of and the heavyweight the rest;
+    empty: none."""
+    heavyweight_model: str = Field(default="heavyweight", max_length=256)
+    """Model that takes over: of the fleet, of a provider, or of `cloud_models`."""
+    heavyweight_timeout_s: float = Field(default=60.0, gt=0, le=86400)
+    """Seconds that it may be silent. More than the drafter's `drafter_timeout_s`, less than
+    `idle_timeout_s`, or the gateway does not start."""
+    stream_mode: Literal["hold", "continue"] = "continue"
+    """Streams of the cascade: `hold` sends nothing before the first `early_exit_count` tokens
+    passed, and then lets the draft stand; `continue` sends what is settled, and the heavyweight
+    goes on behind it (both of the fleet, one tokenizer; otherwise all is held until accepted)."""
+    cascade_audit_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the cascade's requests that both models answer in full afterwards, to measure
+    precision and recall of escalations; costs tokens."""
+    metrics_enabled: bool = True
+    """Count and serve metrics; off: nothing of the cascade is counted, no `/metrics`."""
+    metrics_path: str = Field(default="/metrics", pattern="^/[A-Za-z0-9/_.-]*$")
+    """Path of the metrics on the public port."""
     redis_url: Annotated[str, AlsoReads("REDIS_URL")] = ""
     """Redis that replicas share: stored responses, rate limits; empty keeps limits local."""
     response_ttl_s: float = Field(default=30 * 86400.0, gt=0, le=366 * 86400)

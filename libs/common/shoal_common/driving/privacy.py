@@ -40,7 +40,7 @@ class Privacy:
 
     @classmethod
     def of_wire(cls, label: chat_pb2.PrivacyLabel, is_boomerang: bool) -> Privacy:
-        """What a plan was asked with. No label means no bound, one from the future the narrowest."""
+        """What a plan was asked with: no label is no bound, an unknown one the narrowest."""
         if label == chat_pb2.PRIVACY_LABEL_UNSPECIFIED:
             return cls("public", is_boomerang)
         known: dict[chat_pb2.PrivacyLabel, Label] = {value: word for word, value in LABELS.items()}
