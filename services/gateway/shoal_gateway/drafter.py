@@ -45,7 +45,10 @@ class GrpcDrafter:
         self._timeout_s = timeout_s
 
     async def describe(self) -> drafter_pb2.DescribeResponse:
-        return await self._ask(self._stub.Describe, drafter_pb2.DescribeRequest())
+        answer: drafter_pb2.DescribeResponse = await self._ask(
+            self._stub.Describe, drafter_pb2.DescribeRequest()
+        )
+        return answer
 
     async def answer(
         self, request: drafter_pb2.AnswerRequest
@@ -68,11 +71,15 @@ class GrpcDrafter:
         return int((await self._ask(self._stub.Forget, request)).forgotten_count)
 
     async def cache(self) -> drafter_pb2.GetCacheResponse:
-        return await self._ask(self._stub.GetCache, drafter_pb2.GetCacheRequest())
+        answer: drafter_pb2.GetCacheResponse = await self._ask(
+            self._stub.GetCache, drafter_pb2.GetCacheRequest()
+        )
+        return answer
 
     async def embed(self, request_id: str, texts: Sequence[str]) -> drafter_pb2.EmbedResponse:
         request = drafter_pb2.EmbedRequest(request_id=request_id, texts=texts)
-        return await self._ask(self._stub.Embed, request)
+        answer: drafter_pb2.EmbedResponse = await self._ask(self._stub.Embed, request)
+        return answer
 
     async def _ask(self, method: Any, request: Any) -> Any:
         with asking(_PEER):
