@@ -29,6 +29,7 @@ from shoal_gateway.answers import Answers, Backend
 from shoal_gateway.auth import load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
+from shoal_gateway.drafter import Drafter, GrpcDrafter
 from shoal_gateway.history import History
 from shoal_gateway.http.anthropic import MessageRoutes
 from shoal_gateway.http.body import BODY_LIMITS, BodyLimits
@@ -116,10 +117,9 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         renderer = TemplateRenderer(settings.template_workers, settings.template_timeout_s)
         stack.push_async_callback(renderer.close)
         await renderer.start()
-        router_channel = RpcChannel(settings.router_address, token=token)
-        stack.push_async_callback(router_channel.close)
-        store_channel = RpcChannel(settings.shard_store_address, token=token)
-        stack.push_async_callback(store_channel.close)
+        router_channel = _open_channel(settings.router_address, token, stack)
+        store_channel = _open_channel(settings.shard_store_address, token, stack)
+        drafter = _open_drafter(settings, token, stack)
         stages = GrpcStages(token, settings.idle_timeout_s, settings.stage_silence_s)
         stack.push_async_callback(stages.close)
 
@@ -156,7 +156,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
         _add_responses(app, answers, shared, metrics, clock, settings, relay(clock, RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)
-        EmbeddingRoutes(providers.routing, providers.client, meter).add_to(app)
+        EmbeddingRoutes(providers.routing, providers.client, meter, drafter).add_to(app)
         HealthRoutes(directory, metrics, settings.metrics_address).add_to(app)
         KeyRoutes(gate).add_to(app)
         if settings.observability_enabled:
@@ -166,6 +166,20 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         side = SideServer(settings.side_address, metrics.registry, lambda: True)
         stack.push_async_callback(side.stop)
         yield address, await side.start()
+
+
+def _open_channel(address: str, token: str, stack: AsyncExitStack) -> RpcChannel:
+    channel = RpcChannel(address, token=token)
+    stack.push_async_callback(channel.close)
+    return channel
+
+
+def _open_drafter(settings: Settings, token: str, stack: AsyncExitStack) -> Drafter | None:
+    """The entropy-drafter, whether it answers now or not; None where none is named."""
+    if not settings.drafter_address:
+        return None
+    channel = _open_channel(settings.drafter_address, token, stack)
+    return GrpcDrafter(channel, settings.call_timeout_s)
 
 
 def _open_local(

@@ -9,6 +9,7 @@ from aiohttp import web
 from shoal_common.errors import InvalidRequest
 from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.dialects import fields
+from shoal_gateway.drafter import Drafter
 from shoal_gateway.errors import EmbedderMissing
 from shoal_gateway.http.body import read_object
 from shoal_gateway.http.caller import CALLER
@@ -27,6 +28,7 @@ class EmbeddingRoutes:
     routing: Routing
     client: ProviderClient
     meter: TokenMeter
+    drafter: Drafter | None = None
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/embeddings", self.embed)
