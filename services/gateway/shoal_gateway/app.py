@@ -30,6 +30,7 @@ from shoal_gateway.auth import load_or_create_key
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
 from shoal_gateway.drafter import Drafter, GrpcDrafter
+from shoal_gateway.embedder import OwnEmbedder
 from shoal_gateway.history import History
 from shoal_gateway.http.anthropic import MessageRoutes
 from shoal_gateway.http.body import BODY_LIMITS, BodyLimits
@@ -120,6 +121,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         router_channel = _open_channel(settings.router_address, token, stack)
         store_channel = _open_channel(settings.shard_store_address, token, stack)
         drafter = _open_drafter(settings, token, stack)
+        embedder = _embedder(settings, drafter, clock)
         stages = GrpcStages(token, settings.idle_timeout_s, settings.stage_silence_s)
         stack.push_async_callback(stages.close)
 
@@ -150,13 +152,13 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         earlier = (local, by_claude)
         relay = _relay(providers, earlier, meter, metrics, settings.keep_alive_s)
         _add_chats(app, answers, Answers([local], meter=meter), relay, metrics, clock, settings)
-        ModelRoutes(directory, traits, providers.models).add_to(app)
+        ModelRoutes(directory, traits, providers.models, embedder).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
         catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models)
         _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
         _add_responses(app, answers, shared, metrics, clock, settings, relay(clock, RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)
-        EmbeddingRoutes(providers.routing, providers.client, meter, drafter).add_to(app)
+        _add_embeddings(app, providers, meter, embedder, settings)
         HealthRoutes(directory, metrics, settings.metrics_address).add_to(app)
         KeyRoutes(gate).add_to(app)
         if settings.observability_enabled:
@@ -180,6 +182,10 @@ def _open_drafter(settings: Settings, token: str, stack: AsyncExitStack) -> Draf
         return None
     channel = _open_channel(settings.drafter_address, token, stack)
     return GrpcDrafter(channel, settings.call_timeout_s)
+
+
+def _embedder(settings: Settings, drafter: Drafter | None, clock: Clock) -> OwnEmbedder | None:
+    return None if drafter is None else OwnEmbedder(drafter, settings.drafter_address, clock)
 
 
 def _open_local(
@@ -365,6 +371,17 @@ def _add_chats(
         app
     )
     CompletionRoutes(own_answers, metrics, clock, is_strict, keep_alive_s).add_to(app)
+
+
+def _add_embeddings(
+    app: web.Application,
+    providers: Providers,
+    meter: TokenMeter,
+    own: OwnEmbedder | None,
+    settings: Settings,
+) -> None:
+    routing, client = providers.routing, providers.client
+    EmbeddingRoutes(routing, client, meter, own, _is_strict(settings)).add_to(app)
 
 
 def _add_responses(

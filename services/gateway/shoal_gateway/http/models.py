@@ -11,6 +11,7 @@ from shoal.router.v1 import router_pb2
 from shoal_common.errors import UnknownModel
 from shoal_gateway import limits
 from shoal_gateway.dialects import anthropic_models
+from shoal_gateway.embedder import OwnEmbedder
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.providers.model_list import ProviderModel, ProviderModels
 from shoal_gateway.traits import ModelTraits, TraitsLibrary
@@ -30,6 +31,7 @@ class ModelRoutes:
     directory: ModelDirectory
     traits: TraitsLibrary
     hosted: ProviderModels
+    embedder: OwnEmbedder | None = None
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/models", self.list_models)
@@ -48,6 +50,8 @@ class ModelRoutes:
         known = await self.traits.of_all(states)
         models = [model_object(*pair) for pair in zip(states, known, strict=True)]
         models += [hosted_object(model) for model in others]
+        # Last: who takes the first model wants one that chats.
+        models += [hosted_object(model) for model in await self._embedding()]
         return web.json_response({"object": "list", "data": models})
 
     async def show_model(self, request: web.Request) -> web.Response:
@@ -59,13 +63,18 @@ class ModelRoutes:
                     return web.json_response(_model_info(state))
                 [traits] = await self.traits.of_all([state])
                 return web.json_response(model_object(state, traits))
-        for model in await self.hosted.listed():
+        for model in (*await self.hosted.listed(), *await self._embedding()):
             if model.model_id == wanted:
                 if _is_anthropic(request):
                     info = anthropic_models.model_info(wanted, model.context_length)
                     return web.json_response(info)
                 return web.json_response(hosted_object(model))
         raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
+
+    async def _embedding(self) -> tuple[ProviderModel, ...]:
+        """The fleet's own embedding model, if there is one."""
+        name = "" if self.embedder is None else await self.embedder.model()
+        return (ProviderModel(name, name, "shoal"),) if name else ()
 
 
 def _is_anthropic(request: web.Request) -> bool:

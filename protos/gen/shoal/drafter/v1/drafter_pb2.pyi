@@ -57,7 +57,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("incarnation", "kind", "model", "timeout_ms", "threshold", "window_size", "early_exit_count", "candidate_count", "is_speculative", "has_cache", "keeps_heavyweight", "embedding_model", "embedding_dimensions", "soft_threshold_mult", "statistic", "estimate")
+    __slots__ = ("incarnation", "kind", "model", "timeout_ms", "threshold", "window_size", "early_exit_count", "candidate_count", "is_speculative", "has_cache", "keeps_heavyweight", "embedding_model", "embedding_dimensions", "soft_threshold_mult", "statistic", "estimate", "embeds_itself")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class DescribeResponse(_message.Message):
     SOFT_THRESHOLD_MULT_FIELD_NUMBER: _ClassVar[int]
     STATISTIC_FIELD_NUMBER: _ClassVar[int]
     ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDS_ITSELF_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     kind: DrafterKind
     model: str
@@ -90,7 +91,8 @@ class DescribeResponse(_message.Message):
     soft_threshold_mult: float
     statistic: str
     estimate: str
-    def __init__(self, incarnation: _Optional[str] = ..., kind: _Optional[_Union[DrafterKind, str]] = ..., model: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., threshold: _Optional[float] = ..., window_size: _Optional[int] = ..., early_exit_count: _Optional[int] = ..., candidate_count: _Optional[int] = ..., is_speculative: bool = ..., has_cache: bool = ..., keeps_heavyweight: bool = ..., embedding_model: _Optional[str] = ..., embedding_dimensions: _Optional[int] = ..., soft_threshold_mult: _Optional[float] = ..., statistic: _Optional[str] = ..., estimate: _Optional[str] = ...) -> None: ...
+    embeds_itself: bool
+    def __init__(self, incarnation: _Optional[str] = ..., kind: _Optional[_Union[DrafterKind, str]] = ..., model: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., threshold: _Optional[float] = ..., window_size: _Optional[int] = ..., early_exit_count: _Optional[int] = ..., candidate_count: _Optional[int] = ..., is_speculative: bool = ..., has_cache: bool = ..., keeps_heavyweight: bool = ..., embedding_model: _Optional[str] = ..., embedding_dimensions: _Optional[int] = ..., soft_threshold_mult: _Optional[float] = ..., statistic: _Optional[str] = ..., estimate: _Optional[str] = ..., embeds_itself: bool = ...) -> None: ...
 
 class FleetDraft(_message.Message):
     __slots__ = ("plan", "generate", "vocabulary_size")
