@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from shoal.router.v1 import router_pb2
-from shoal_common.errors import UnknownModel
+from shoal_common.errors import ShoalError, UnknownModel
 from shoal_gateway import limits
 from shoal_gateway.dialects import anthropic_models
 from shoal_gateway.embedder import OwnEmbedder
@@ -72,8 +72,13 @@ class ModelRoutes:
         raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
 
     async def _embedding(self) -> tuple[ProviderModel, ...]:
-        """The fleet's own embedding model, if there is one."""
-        name = "" if self.embedder is None else await self.embedder.model()
+        """The fleet's own embedding model, while there is one."""
+        if self.embedder is None:
+            return ()
+        try:
+            name = (await self.embedder.described()).embedding_model
+        except ShoalError:
+            return ()
         return (ProviderModel(name, name, "shoal"),) if name else ()
 
 
