@@ -145,7 +145,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         answers = Answers([local, by_claude, providers.backend, LastWord(local)], images, meter)
         app = web.Application(
             client_max_size=settings.max_request_body_bytes,
-            middlewares=make_middlewares(gate, history, metrics, clock),
+            middlewares=make_middlewares(gate, history, metrics, clock, settings.metrics_path),
         )
         _set_policies(app, settings, clock)
         app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
@@ -159,7 +159,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         _add_responses(app, answers, shared, metrics, clock, settings, relay(clock, RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)
         _add_embeddings(app, providers, meter, embedder, settings)
-        HealthRoutes(directory, metrics, settings.metrics_address).add_to(app)
+        _health_routes(settings, directory, metrics).add_to(app)
         KeyRoutes(gate).add_to(app)
         if settings.observability_enabled:
             RelayRoutes(directory, history, gate, metrics, clock).add_to(app)
@@ -182,6 +182,16 @@ def _open_drafter(settings: Settings, token: str, stack: AsyncExitStack) -> Draf
         return None
     channel = _open_channel(settings.drafter_address, token, stack)
     return GrpcDrafter(channel, settings.call_timeout_s)
+
+
+def _health_routes(settings: Settings, directory: ModelDirectory, metrics: Metrics) -> HealthRoutes:
+    return HealthRoutes(
+        directory,
+        metrics,
+        settings.metrics_address,
+        settings.metrics_path,
+        settings.metrics_enabled,
+    )
 
 
 def _embedder(settings: Settings, drafter: Drafter | None, clock: Clock) -> OwnEmbedder | None:

@@ -3,6 +3,7 @@
 InvalidRequest
 ├── MalformedBody      not JSON, not an object, not text
 ├── UnknownRoute       no such path
+├── MetricsOff         the operator turned them off
 ├── WrongMethod        the path knows other methods
 ├── WrongHost          a Host that is not one of ours
 ├── BodyTooSlow        the body did not come in time
@@ -48,6 +49,19 @@ class UnknownRoute(InvalidRequest):
 
     def __init__(self, method: str, path: str) -> None:
         super().__init__(f"there is no {method} {path[:200]}")
+
+
+class MetricsOff(InvalidRequest):
+    """`metrics_enabled` is off."""
+
+    reason = "METRICS_OFF"
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__(
+            "metrics are turned off on this port; the operator can set metrics_enabled, or read "
+            "the side port"
+        )
 
 
 class WrongMethod(InvalidRequest):

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from shoal_common.settings import AlsoReads, ExpandedPath, ServiceSettings
 
+_ROUTE_ROOTS = ("", "api", "health", "mcp", "relay", "v1")
+
 
 class CloudModel(BaseModel):
     """One model that somebody else hosts."""
@@ -219,6 +221,15 @@ class Settings(ServiceSettings, service="gateway"):
     """End at once when that question is not answered."""
     probe_timeout_s: float = Field(default=3.0, gt=0, le=600)
     """Seconds that the router gets to answer it."""
+
+    @field_validator("metrics_path")
+    @classmethod
+    def _is_a_path_of_its_own(cls, value: str) -> str:
+        """It is open to everybody, and must not open another."""
+        first = value.strip("/").partition("/")[0]
+        if first in _ROUTE_ROOTS:
+            raise ValueError(f"'{value}' has routes already; choose another, such as /metrics")
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

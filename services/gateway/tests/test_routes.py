@@ -6,8 +6,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import ValidationError
 
 from shoal.router.v1 import router_pb2
+from shoal_gateway.settings import Settings
 
 KEY = "k" * 64
 
@@ -92,3 +94,23 @@ async def test_metrics_count_requests_and_tokens(fleet: Any) -> None:
     assert "shoal_gateway_time_to_first_token_seconds_count 1.0" in text
     assert 'shoal_gateway_tokens_total{kind="completion"}' in text
     assert 'le="600.0"' in text
+
+
+async def test_metrics_move_and_stay_open(start_fleet: Any) -> None:
+    async with start_fleet(metrics_path="/internal/figures") as fleet:
+        status, text = await get(f"{fleet.url}/internal/figures")
+        assert (status, "shoal_gateway_requests_total" in text) == (200, True)
+        assert (await get(f"{fleet.url}/metrics"))[0] == 401
+
+
+async def test_metrics_that_are_off_say_so(start_fleet: Any) -> None:
+    async with start_fleet(metrics_enabled=False) as fleet:
+        status, text = await get(f"{fleet.url}/metrics")
+        assert status == 404
+        assert "metrics_enabled" in text["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/api/admin/keys", "/health", "/", "//v1/models"])
+def test_metrics_open_no_other_route(path: str) -> None:
+    with pytest.raises(ValidationError, match="has routes already"):
+        Settings(metrics_path=path)

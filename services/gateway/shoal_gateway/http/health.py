@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shoal_common.driving import PeerUnreachable
 from shoal_common.errors import ShoalError
+from shoal_gateway.errors import MetricsOff
 from shoal_gateway.metrics import Metrics
 from shoal_gateway.models import ModelDirectory
 
@@ -24,11 +25,13 @@ class HealthRoutes:
     metrics: Metrics
     # Whose metrics are shown instead of ours, where this is one of several processes.
     metrics_address: str = ""
+    metrics_path: str = "/metrics"
+    shows_metrics: bool = True
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/health", self.health)
         app.router.add_get("/health/ready", self.ready)
-        app.router.add_get("/metrics", self.show_metrics)
+        app.router.add_get(self.metrics_path, self.show_metrics)
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -49,6 +52,8 @@ class HealthRoutes:
         return web.json_response(body, status=200 if is_ready else 503)
 
     async def show_metrics(self, request: web.Request) -> web.Response:
+        if not self.shows_metrics:
+            raise MetricsOff
         body = await self._of_all() if self.metrics_address else self._own()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

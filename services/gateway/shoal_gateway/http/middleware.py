@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
+HEALTH_PATHS = frozenset({"/health", "/health/ready"})
 # How errors look below a path; everywhere else in OpenAI's shape.
 ERROR_SHAPES: dict[str, Callable[[ShoalError], dict[str, Any]]] = {
     "/v1/messages": anthropic_render.error_object,
@@ -52,9 +52,10 @@ CLIENT_GONE_STATUS = 499
 
 
 def make_middlewares(
-    gate: Gate, history: History, metrics: Metrics, clock: Clock
+    gate: Gate, history: History, metrics: Metrics, clock: Clock, metrics_path: str = "/metrics"
 ) -> list[Middleware]:
-    """Outermost first."""
+    """Outermost first. Whoever comes to `metrics_path` or to health needs no key."""
+    open_paths = HEALTH_PATHS | {metrics_path}
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -80,7 +81,7 @@ def make_middlewares(
             fields = {"route": entry.route, "outcome": outcome, "request_id": request_id}
             if entry.key_id:
                 fields["key_id"] = entry.key_id
-            if request.path not in OPEN_PATHS:
+            if request.path not in open_paths:
                 history.asked(entry, request.get(RAW_BODY, b""))
                 history.end(entry, status, outcome, duration_s)
             log.info("request ended", extra=fields | {"duration_s": round(duration_s, 4)})
@@ -88,7 +89,7 @@ def make_middlewares(
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path in OPEN_PATHS:
+            if request.path in open_paths:
                 return await handler(request)
             gate.require_host(request.host)
             if is_preflight(request):
