@@ -33,6 +33,8 @@ def read_places(path: Path) -> Mapping[str, Place]:
         if not 2 <= header_bytes <= HEADER_BYTES_MAX:
             raise BrokenWeights(f"{path} has no safetensors header")
         header = file.read(header_bytes)
+    if len(header) < header_bytes:
+        raise BrokenWeights(f"{path} ends within its header")
     try:
         tensors = json.loads(header)
         places = {
