@@ -109,11 +109,21 @@ class Completer:
             limits.router_wait_s, limits.replan_timeout_s, limits.plan_timeout_s
         )
 
-    async def run(self, prepared: Prepared) -> AsyncGenerator[Event, None]:
-        """Steps 2 to 6. Close the iterator to give up: that frees everything at once."""
+    async def run(
+        self, prepared: Prepared, reply: Reply | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Steps 2 to 6. Close the iterator to give up: that frees everything at once.
+
+        `reply` holds what of the answer there is already; only what comes behind it is told, and
+        the usage counts all of it.
+        """
         task = prepared.task
-        reply = Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
+        reply = reply or reply_to(prepared)
         course = _Course(reply)
+        if (is_length := _whole_by_length(prepared, reply)) is not None:
+            for event in _ending(prepared, course, is_length):
+                yield event
+            return
         opening = plan_open(prepared, self._host_id, self._limits.plan_timeout_s)
         async with HeldPlan(self._router, opening, self._clock, self._patience) as plans:
             give_up_at = self._clock.monotonic() + self._limits.plan_timeout_s
@@ -200,6 +210,12 @@ class Completer:
         except (TimeoutError, ShoalError) as err:
             raise error from err
         raise error
+
+
+def reply_to(prepared: Prepared) -> Reply:
+    """An empty one, read as the request wants it."""
+    task = prepared.task
+    return Reply(prepared.tokens, task.stop, task.logprobs, prepared.reading)
 
 
 def _judged(error: ShoalError, plan: router_pb2.Plan) -> ShoalError:

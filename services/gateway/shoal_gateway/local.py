@@ -11,6 +11,7 @@ from shoal_gateway.completion import Completer
 from shoal_gateway.errors import NoModelReady
 from shoal_gateway.models import ModelDirectory
 from shoal_gateway.prompt import Prepared, Prompts
+from shoal_gateway.reply import Reply
 from shoal_gateway.sampling import random_seed
 from shoal_gateway.task import ChatTask, Event
 
@@ -33,13 +34,20 @@ class LocalAnswer:
     def events(self) -> AsyncGenerator[Event, None]:
         return self.completer.run(self.prepared)
 
+    def events_behind(self, reply: Reply) -> AsyncGenerator[Event, None]:
+        """The same, going on from what there is of the answer already."""
+        return self.completer.run(self.prepared, reply)
+
     def again(self, request_id: str, seed: int | None) -> LocalAnswer:
-        sampling = chat_pb2.SamplingSpec()
-        sampling.CopyFrom(self.prepared.sampling)
-        sampling.seed = random_seed() if seed is None else seed
-        return replace(
-            self, prepared=replace(self.prepared, request_id=request_id, sampling=sampling)
-        )
+        return replace(self, prepared=drawn_anew(self.prepared, request_id, seed))
+
+
+def drawn_anew(prepared: Prepared, request_id: str, seed: int | None) -> Prepared:
+    """The same request under another id, drawn from that seed; None: from any."""
+    sampling = chat_pb2.SamplingSpec()
+    sampling.CopyFrom(prepared.sampling)
+    sampling.seed = random_seed() if seed is None else seed
+    return replace(prepared, request_id=request_id, sampling=sampling)
 
 
 class LocalBackend:

@@ -15,6 +15,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 FormatKind = Literal["json_object", "json_schema", "regex", "choice"]
 ToolMode = Literal["auto", "none", "required", "named"]
+CacheControl = Literal["", "no-cache", "no-store"]
+Answerer = Literal["cache", "drafter", "heavyweight", "drafter+heavyweight"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,10 @@ class ChatTask:
     continues_last: bool = False
     # `max_tokens` may be more than the context has room for: the answer then ends where that does.
     may_fill_context: bool = False
+    # The client reads while the answer is written; else nothing is seen before its end.
+    is_streamed: bool = True
+    # Of kept answers: take none (no-cache), or neither take nor keep one (no-store).
+    cache_control: CacheControl = ""
     # Fields that nobody here knows, for a provider of the client's own dialect.
     extras: Mapping[str, Any] = field(default_factory=dict)
 
@@ -197,12 +203,28 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
-    """Reasoning tokens are among the completion's, cached ones among the prompt's."""
+    """Reasoning tokens are among the completion's, cached ones among the prompt's.
+
+    by_model: what each of several models computed for the answer, which is more than it shows and,
+    where it was kept from before, nothing; None where one model made it.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    by_model: Mapping[str, Usage] | None = None
+
+    @property
+    def spent(self) -> Usage:
+        """What was computed, whether or not it can be seen in the answer."""
+        if self.by_model is None:
+            return self
+        parts = self.by_model.values()
+        return Usage(
+            prompt_tokens=sum(part.prompt_tokens for part in parts),
+            completion_tokens=sum(part.completion_tokens for part in parts),
+        )
 
 
 @dataclass(frozen=True)
@@ -233,15 +255,34 @@ class StageTime:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Who of a cascade answers, and why.
+
+    entropy: the statistic that was compared, None where there was no draft. escalation: why the
+    heavyweight has a part in it, "" where it has none. cache_layer: "exact" or "semantic", of kept
+    answers, which have a similarity (cosine of the two questions) and an age.
+    """
+
+    answered_by: Answerer
+    entropy: float | None = None
+    escalation: str = ""
+    cache_layer: str = ""
+    similarity: float = 0.0
+    age_s: int = 0
+
+
+@dataclass(frozen=True)
 class Admitted:
     """The answer begins: what is known of its prompt.
 
-    `route` is None where somebody else's machines answer.
+    `route` is None where somebody else's machines answer. `provenance`, of cascades, is as far as
+    it is known by now.
     """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     route: Route | None = None
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +330,7 @@ class Finished:
     stop_string: str | None = None
     route: Route | None = None
     times: tuple[StageTime, ...] = ()
+    provenance: Provenance | None = None
 
 
 Content = ReasoningDelta | TextDelta | ToolCallStarted | ToolCallDelta

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from blake3 import blake3
+
 from shoal_common.tokens.detokenizer import Detokenizer
 from shoal_common.tokens.errors import ModelFilesBroken
 
@@ -36,6 +38,8 @@ class ModelTokens:
     # Ids that end a reply.
     stop_token_ids: tuple[int, ...]
     is_byte_level: bool
+    # Of tokenizer.json: equal ones give the same ids for the same text, and back.
+    tokenizer_digest: str
     _added: Mapping[int, str] = field(repr=False)
     # Added tokens that decoding leaves out.
     _special_ids: frozenset[int] = field(repr=False)
@@ -58,6 +62,7 @@ class ModelTokens:
             generation_config=generation_config,
             stop_token_ids=_stop_token_ids(tokenizer, special_tokens, configs),
             is_byte_level="ByteLevel" in repr(tokenizer.decoder),
+            tokenizer_digest=blake3(files["tokenizer.json"]).hexdigest(),
             _added={
                 token_id: added.content
                 for token_id, added in tokenizer.get_added_tokens_decoder().items()

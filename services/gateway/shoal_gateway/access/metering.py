@@ -38,7 +38,8 @@ class TokenMeter:
 
     def count(self, request_id: str, tenant: str, usage: Usage) -> None:
         """Add one answer's usage; for answers that no event stream carries, too."""
-        self._budgets.count(tenant, usage.prompt_tokens, usage.completion_tokens)
+        spent = usage.spent
+        self._budgets.count(tenant, spent.prompt_tokens, spent.completion_tokens)
         self._history.used(request_id, usage)
 
     def said(self, request_id: str, text: str) -> None:

@@ -85,9 +85,10 @@ def _request(body: dict[str, Any], is_strict: bool) -> MessagesRequest:
         adapter_id=fields.short_text(given, "lora_adapter"),
         continues_last=_continues(messages, thinking),
         may_fill_context=True,
+        is_streamed=fields.boolean(given, "stream", False),
         extras=extras,
     )
-    return MessagesRequest(task, fields.boolean(given, "stream", False), hides_thinking)
+    return MessagesRequest(task, task.is_streamed, hides_thinking)
 
 
 def _continues(messages: tuple[Message, ...], thinking: Thinking) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from shoal_common.errors import Internal, ShoalError
 from shoal_gateway.dialects import sse
 from shoal_gateway.dialects.anthropic_blocks import BlockWriter, Part, blocks_of
+from shoal_gateway.dialects.openai_render import by_model
 from shoal_gateway.task import Admitted, ChatTask, Event, Finished, Queued, ToolCallDelta, Usage
 
 ERROR_TYPES = {
@@ -150,7 +151,7 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
     if usage.reasoning_tokens:
         told["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
-    return told
+    return told | by_model([usage])
 
 
 def guess_prompt_tokens(task: ChatTask) -> int:

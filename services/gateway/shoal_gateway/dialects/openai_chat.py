@@ -60,11 +60,12 @@ def parse(body: dict[str, Any], is_strict: bool = False) -> ChatRequest:
         thinking=_thinking(given),
         session_id=fields.short_text(given, "session_id"),
         adapter_id=fields.short_text(given, "lora_adapter"),
+        is_streamed=fields.boolean(given, "stream", False),
         extras=extras,
     )
     return ChatRequest(
         task=task,
-        is_stream=fields.boolean(given, "stream", False),
+        is_stream=task.is_streamed,
         wants_usage=wants_usage(given),
     )
 

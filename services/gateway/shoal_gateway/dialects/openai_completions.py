@@ -44,6 +44,7 @@ def parse(body: dict[str, Any], is_strict: bool = False) -> CompletionRequest:
     count = _choice_count(given, len(prompts))
     logprob_count = fields.integer(given, "logprobs", 0, limits.TOP_LOGPROBS_MAX)
     _refuse_suffix(given)
+    is_stream = fields.boolean(given, "stream", False)
     request = CompletionRequest(
         tasks=tuple(
             ChatTask(
@@ -60,11 +61,12 @@ def parse(body: dict[str, Any], is_strict: bool = False) -> CompletionRequest:
                 choice_count=count,
                 session_id=fields.short_text(given, "session_id"),
                 adapter_id=fields.short_text(given, "lora_adapter"),
+                is_streamed=is_stream,
                 extras=extras,
             )
             for prompt in prompts
         ),
-        is_stream=fields.boolean(given, "stream", False),
+        is_stream=is_stream,
         wants_usage=wants_usage(given),
         echo=fields.boolean(given, "echo", False),
     )

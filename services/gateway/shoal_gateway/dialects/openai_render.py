@@ -170,7 +170,22 @@ def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        **by_model(usages),
     }
+
+
+def by_model(usages: Sequence[Usage]) -> dict[str, Any]:
+    """A field of ours where several models had a part: what each computed, seen or not."""
+    parts = [usage.by_model for usage in usages if usage.by_model is not None]
+    if not parts:
+        return {}
+    sums: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for model, usage in part.items():
+            counts = sums.setdefault(model, {"prompt_tokens": 0, "completion_tokens": 0})
+            counts["prompt_tokens"] += usage.prompt_tokens
+            counts["completion_tokens"] += usage.completion_tokens
+    return {"by_model": sums}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

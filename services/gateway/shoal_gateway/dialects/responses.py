@@ -88,15 +88,16 @@ def parse(body: dict[str, Any], response_id: str, is_strict: bool = False) -> Re
     wants_store = fields.boolean(given, "store", True) if "store" in given else None
     if is_background and wants_store is False:
         raise InvalidRequest("'background' needs 'store' to be true", param="background")
+    base = _base(given, extras)
     return ResponsesRequest(
         items=items_of(given["input"], response_id),
         instructions=limits.as_text(given.get("instructions", ""), "instructions"),
         previous_response_id=given.get("previous_response_id", ""),
-        is_stream=fields.boolean(given, "stream", False),
+        is_stream=base.is_streamed,
         is_background=is_background,
         wants_store=wants_store,
         truncates=_word(given, "truncation", ("auto", "disabled"), "disabled") == "auto",
-        base=_base(given, extras),
+        base=base,
         echo=_echo(given),
     )
 
@@ -120,6 +121,7 @@ def _base(given: dict[str, Any], extras: Mapping[str, Any]) -> ChatTask:
         logprobs=wants_logprobs,
         top_logprob_count=top_logprobs if wants_logprobs else 0,
         thinking=_thinking(given),
+        is_streamed=fields.boolean(given, "stream", False),
         extras=extras,
     )
 

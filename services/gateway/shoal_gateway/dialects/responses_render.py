@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from shoal_common.errors import InvalidRequest, Overloaded, ShoalError
 from shoal_gateway.dialects import sse
+from shoal_gateway.dialects.openai_render import by_model
 from shoal_gateway.dialects.responses_items import item_id
 from shoal_gateway.dialects.responses_output import (
     CallItem,
@@ -276,4 +277,5 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        **by_model([usage]),
     }

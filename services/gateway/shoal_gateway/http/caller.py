@@ -12,7 +12,7 @@ from shoal_common.driving import OPEN, Privacy
 from shoal_gateway.access.callers import Caller
 from shoal_gateway.access.rates import Allowance
 from shoal_gateway.privacy import BOOMERANG_HEADER, LABEL_HEADER, asked_privacy
-from shoal_gateway.task import ChatTask
+from shoal_gateway.task import CacheControl, ChatTask
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def for_caller(request: web.Request, task: ChatTask) -> ChatTask:
         tenant=request[CALLER].tenant,
         session_id=task.session_id or session_of(request),
         privacy=privacy_of(request),
+        cache_control=cache_control_of(request),
         extras=extras,
     )
 
@@ -67,6 +68,15 @@ def privacy_of(request: web.Request) -> Privacy:
     headers = request.headers
     default = request.app.get(PRIVACY, OPEN)
     return asked_privacy(headers.get(LABEL_HEADER), headers.get(BOOMERANG_HEADER), default)
+
+
+def cache_control_of(request: web.Request) -> CacheControl:
+    """What the standard's header asks of kept answers; `max-age=0` finds all of them too old."""
+    found = request.headers.getall("Cache-Control", [])
+    words = {word.strip().lower() for value in found for word in value.split(",")}
+    if "no-store" in words:
+        return "no-store"
+    return "no-cache" if words & {"no-cache", "max-age=0"} else ""
 
 
 def session_of(request: web.Request) -> str:

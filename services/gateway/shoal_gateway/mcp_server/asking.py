@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
@@ -65,7 +65,7 @@ class Asker:
     async def ask(self, request_id: str, task: ChatTask, report: Report | None = None) -> Outcome:
         """One answer in whole; `report` hears of its pieces. Raises ShoalError."""
         started_at = self.clock.monotonic()
-        answer = await self.answers.open(request_id, task)
+        answer = await self.answers.open(request_id, replace(task, is_streamed=False))
         events = observed(answer.events(), self.metrics, self.clock)
         said = await collect(events if report is None else _reported(events, report))
         return Outcome(answer.model, self._since_ms(started_at), said)
