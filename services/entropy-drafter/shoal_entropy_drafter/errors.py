@@ -10,11 +10,16 @@ ShoalError
 │   └── TooManyAnswers        as many answers as may are under way, and no verdict was asked for
 ├── Unavailable
 │   ├── EmbeddingFailed       the embedder gave nothing usable; another try may
+│   ├── CacheStoreAway        Redis or Qdrant of the cache does not answer
 │   └── DraftFailed           a draft cannot be had, or was lost
 ├── DeadlineExceeded
 │   ├── DraftTimedOut         an ungated draft did not end in time
 │   └── EmbeddingTimedOut     the embedder did not answer in time
 ├── EmbeddingRefused          the embedding upstream will refuse every try: key, model, dimensions
+├── CollectionRefused         the cache's vectors cannot be as the settings say
+│   ├── DimensionsDiffer      they have another length
+│   ├── EmbeddingModelDiffers another model made them
+│   └── CollectionInUse       another process owns their folder
 └── EmbedderMissing           the local embedding model is not installed, or broken
 """
 
@@ -160,4 +165,62 @@ class TooManyAnswers(Overloaded):
         super().__init__(
             f"{answer_count_max} answers are under way at the entropy-drafter: try again, or raise "
             f"its answer_concurrency"
+        )
+
+
+class CacheStoreAway(Unavailable):
+    """A store of the cache does not answer, or answers nonsense."""
+
+    reason = "CACHE_STORE_AWAY"
+
+    def __init__(self, store: str, problem: str) -> None:
+        super().__init__(f"the cache's {store} does not answer: {problem}")
+        self.store = store
+        self.problem = problem
+
+
+class CollectionRefused(ShoalError):
+    """The collection of vectors that exists is not the one that the settings ask for."""
+
+    reason = "COLLECTION_REFUSED"
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 500
+
+
+class DimensionsDiffer(CollectionRefused):
+    """Vectors of one length cannot be compared with those of another."""
+
+    reason = "DIMENSIONS_DIFFER"
+
+    def __init__(self, collection: str, dimensions: int, dimensions_wanted: int) -> None:
+        super().__init__(
+            f"collection '{collection}' holds vectors of {dimensions} numbers, but "
+            f"embedding_dimensions is {dimensions_wanted}: set embedding_dimensions (and "
+            f"embedding_model) to what the collection was made with, or qdrant_collection to "
+            f"another name, and a new one is made"
+        )
+
+
+class EmbeddingModelDiffers(CollectionRefused):
+    """Vectors of two models say nothing about one another."""
+
+    reason = "EMBEDDING_MODEL_DIFFERS"
+
+    def __init__(self, collection: str, model: str, model_wanted: str) -> None:
+        super().__init__(
+            f"collection '{collection}' holds vectors of the model '{model}', but embedding_model "
+            f"is '{model_wanted}': set embedding_model to '{model}', or qdrant_collection to "
+            f"another name, and a new one is made"
+        )
+
+
+class CollectionInUse(CollectionRefused):
+    """A folder of vectors has one owner."""
+
+    reason = "COLLECTION_IN_USE"
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            f"another process has the vectors in {folder} open: end it, set qdrant_collection or "
+            f"data_dir to another one, or qdrant_url to a server, which several may share"
         )
