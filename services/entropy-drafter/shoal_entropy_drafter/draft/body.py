@@ -16,6 +16,8 @@ _ROLES = {
     chat_pb2.ROLE_USER: "user",
     chat_pb2.ROLE_ASSISTANT: "assistant",
 }
+# Whoever runs the upstream is none of those that a narrower label names.
+_FAR = (chat_pb2.PRIVACY_LABEL_UNSPECIFIED, chat_pb2.PRIVACY_LABEL_PUBLIC)
 
 
 def body_of(task: chat_pb2.ChatTask, model: str, candidate_count: int) -> dict[str, Any]:
@@ -24,6 +26,8 @@ def body_of(task: chat_pb2.ChatTask, model: str, candidate_count: int) -> dict[s
     top_k, min_p and the repetition penalty are no part of that API and left out; thoughts of
     earlier turns are, too.
     """
+    if task.privacy not in _FAR:
+        raise DraftFailed("a privacy label keeps the prompt in the fleet")
     # A choice among tools that nobody offers is no choice.
     if task.tools and task.tool_choice.mode != chat_pb2.TOOL_MODE_NONE:
         raise DraftFailed("the request offers tools", verdict_reason="tool_call")

@@ -1,0 +1,3 @@
+from shoal_entropy_drafter.app import main
+
+main()
