@@ -110,9 +110,11 @@ def entropy_of(
     if hidden > 0.0:
         lower = _bits(weighted + _packed(hidden, hidden_each_max), mass + hidden)
         upper = _bits(weighted + _even(hidden, vocabulary - len(kept)), mass + hidden)
+    # Rounding may lift even distributions above what there can be.
+    upper = min(upper, log2(vocabulary))
     return Entropy(
         lower=min(lower, upper),
-        upper=min(upper, log2(vocabulary)),
+        upper=upper,
         renormalised=min(renormalised, log2(listed)),
         margin=min(1.0, max(0.0, (shares[0] - second) / max(1.0, mass))),
         is_known=True,

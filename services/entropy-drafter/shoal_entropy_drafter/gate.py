@@ -177,7 +177,8 @@ class Gate:
         for _ in range(min(missing, self._rules.window_size) if missing > 1 else 0):
             if reason := self._push(self._unknown()):
                 return self._end(Verdict.ESCALATE, reason)
-        if not self._window.is_full and (reason := self._judge("end")):
+        # A full window has passed already, and passes again.
+        if reason := self._judge("end"):
             return self._end(Verdict.ESCALATE, reason)
         self._is_early_exit_passed = True
         self._settled_count = self._token_count

@@ -164,6 +164,17 @@ def test_sums_that_rounding_lifts_above_one_are_scaled() -> None:
     assert found.lower == found.upper == found.renormalised
     assert entropy_of([0.004], 20).renormalised == pytest.approx(0.0, abs=ROUNDING)
     assert entropy_of([0.004], 20).margin == 1.0
+    assert entropy_of(logs([0.9, 0.105]), 2).margin == pytest.approx(0.795 / 1.005)
+
+
+@pytest.mark.parametrize("count", range(2, 21))
+def test_even_candidates_reach_the_most_and_no_more(count: int) -> None:
+    found = entropy_of(logs([1 / count] * count), count, count)
+    assert found.lower <= found.upper <= math.log2(count)
+    for mass in (1.0, 0.99, 0.5, 0.3):
+        renormalised = entropy_of(logs([mass / count] * count), count).renormalised
+        assert renormalised == pytest.approx(math.log2(count))
+        assert renormalised <= math.log2(count)
 
 
 def test_impossible_tokens_change_nothing() -> None:
