@@ -78,7 +78,7 @@ class Settings(ServiceSettings, service="entropy_drafter"):
     embedding_provider: Literal["local", "openai"] = "local"
     """Who turns texts into vectors: the model that is installed here, or an upstream."""
     embedding_model: str = Field(default="all-MiniLM-L6-v2", max_length=256)
-    """Its name, also on `/v1/embeddings`."""
+    """Its name, also on `/v1/embeddings`. The local model reads the first 256 tokens of a text."""
     embedding_dimensions: int = Field(default=384, ge=1, le=65536)
     """Numbers of each vector; must be the model's, and the collection's."""
     embedding_base_url: str = Field(default="https://api.openai.com/v1", pattern="^https?://")
