@@ -105,7 +105,7 @@ class Gate:
         self._threshold = _threshold_ticks(rules.threshold)
         self._soft_threshold = _threshold_ticks(rules.soft_threshold)
         self._window = _Window(rules.window_size, is_max=rules.statistic == "max")
-        # From here on the statistic is worth as much as what the threshold is compared with.
+        # Tokens that the first comparison with the threshold covers.
         self._judged_from = min(rules.window_size, rules.early_exit_count)
         self._calm_wanted = (rules.window_size + 1) // 2
         self._calm_count = 0
