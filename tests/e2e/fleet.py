@@ -34,7 +34,7 @@ class Fleet:
 
     models: names of demo models, or folders of others. shards: first and last layer of each worker,
     as `--shards` takes them, in place of `workers` and `split`. auto: the router decides who holds
-    what.
+    what. drafter: the one of `models` that drafts; True for embeddings alone.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Fleet:
         split: bool,
         shards: str = "",
         auto: bool = False,
+        drafter: str | bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
@@ -55,6 +56,10 @@ class Fleet:
         arguments += ["--shards", shards] if shards else ["--workers", str(workers)]
         arguments += ["--split"] if split else []
         arguments += ["--auto"] if auto else []
+        if isinstance(drafter, str):
+            arguments += ["--drafter", drafter]
+        elif not drafter:
+            arguments.append("--no-drafter")
         for model in models:
             arguments += ["--model", str(MODELS / model)]
         self.process = subprocess.Popen(
@@ -140,6 +145,7 @@ def fleet_up(
     split: bool = False,
     shards: str = "",
     auto: bool = False,
+    drafter: str | bool = False,
     environment: Mapping[str, str] | None = None,
     timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Fleet]:
@@ -151,6 +157,7 @@ def fleet_up(
         split=split,
         shards=shards,
         auto=auto,
+        drafter=drafter,
         environment=environment,
     )
     try:

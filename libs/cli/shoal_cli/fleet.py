@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shoal_cli.cascade import CascadePlan, plan_cascade
 from shoal_cli.errors import BadOptions
 from shoal_cli.local_model import LocalModel
 from shoal_cli.supervise import ProcessSpec
@@ -41,6 +42,14 @@ class UpOptions:
     verbosity: int = 0
     config: Path | None = None
     core_count: int = 1
+    # The model of `models` that drafts, and whether the service that judges drafts is started.
+    drafter: str = ""
+    has_drafter: bool = True
+
+    @property
+    def heavyweight(self) -> str:
+        """The model that takes over from the drafter; "" where there is no other."""
+        return next((model.name for model in self.models if model.name != self.drafter), "")
 
     @property
     def url(self) -> str:
@@ -86,6 +95,7 @@ class Ports:
     nats: int
     shard_store: int
     router: int
+    drafter: int
 
 
 @dataclass(frozen=True)
@@ -108,17 +118,20 @@ class RedisPlan:
     own: OwnRedis | None = None
     router_url: str = field(default="", repr=False)
     gateway_url: str = field(default="", repr=False)
+    drafter_url: str = field(default="", repr=False)
 
     @classmethod
-    def of_own(cls, own: OwnRedis) -> RedisPlan:
-        return cls(own, own.url, own.url)
+    def of_own(cls, own: OwnRedis, drafter_url: str = "") -> RedisPlan:
+        """drafter_url: the one that the entropy-drafter names for its cache, if it does."""
+        return cls(own, own.url, own.url, "" if drafter_url else own.url)
 
     @classmethod
-    def of_named(cls, router_url: str, gateway_url: str) -> RedisPlan:
+    def of_named(cls, router_url: str, gateway_url: str, drafter_url: str = "") -> RedisPlan:
         """Who names none shares the other's; who names one is told nothing."""
         return cls(
             router_url="" if router_url else gateway_url,
             gateway_url="" if gateway_url else router_url,
+            drafter_url="" if drafter_url else gateway_url or router_url,
         )
 
 
@@ -126,20 +139,22 @@ class RedisPlan:
 class Fleet:
     """The processes in the order in which they start; models are imported before the workers.
 
-    `redis` is None where there is no program for it, or another one is used.
+    `redis` is None where there is no program for it, or another one is used; `drafter` where it is
+    not wanted.
     """
 
     nats: ProcessSpec
     redis: ProcessSpec | None
     shard_store: ProcessSpec
     router: ProcessSpec
+    drafter: ProcessSpec | None
     workers: tuple[ProcessSpec, ...]
     gateway: ProcessSpec
 
     @property
     def specs(self) -> tuple[ProcessSpec, ...]:
-        first = (self.nats,) if self.redis is None else (self.nats, self.redis)
-        return (*first, self.shard_store, self.router, *self.workers, self.gateway)
+        first = (self.nats, self.redis, self.shard_store, self.router, self.drafter)
+        return (*(spec for spec in first if spec is not None), *self.workers, self.gateway)
 
 
 def layer_ranges(layer_count: int, worker_count: int) -> list[tuple[int, int]]:
@@ -181,16 +196,27 @@ def worker_loads(
     worker_count: int,
     is_split: bool,
     shards: Sequence[tuple[int, int]] = (),
+    whole: str = "",
 ) -> list[str]:
-    """What each worker holds, as its LOAD setting: `name@0:3,other@0:2`, or names when unsplit."""
+    """What each worker holds, as its LOAD setting: `name@0:3,other@0:2`, or names when unsplit.
+
+    whole: a model that is not divided with the others; every worker has all of it.
+    """
     if not is_split and not shards:
         return [",".join(model.name for model in models)] * worker_count
-    if shards:
-        cut = {model.name: _checked_shards(model, shards) for model in models}
-    else:
-        cut = {model.name: layer_ranges(model.layer_count, worker_count) for model in models}
+    cut = {
+        model.name: _checked_shards(model, shards)
+        if shards
+        else layer_ranges(model.layer_count, worker_count)
+        for model in models
+        if model.name != whole
+    }
+    undivided = [model.name for model in models if model.name == whole]
     return [
-        ",".join(f"{name}@{ranges[index][0]}:{ranges[index][1]}" for name, ranges in cut.items())
+        ",".join(
+            [f"{name}@{ranges[index][0]}:{ranges[index][1]}" for name, ranges in cut.items()]
+            + undivided
+        )
         for index in range(worker_count)
     ]
 
@@ -230,6 +256,13 @@ def check(options: UpOptions) -> None:
         )
     if options.worker_count < 1:
         raise BadOptions("--workers must be at least 1")
+    if options.drafter and not options.has_drafter:
+        raise BadOptions("--drafter and --no-drafter contradict each other: give one of them")
+    if options.drafter and not options.heavyweight:
+        raise BadOptions(
+            f"{options.drafter} would take over from its own drafts: name another model with "
+            "--model, or another drafter with --drafter"
+        )
 
 
 def nats_config(port: int, token: str) -> str:
@@ -260,17 +293,24 @@ def redis_config(redis: OwnRedis, folder: Path) -> str:
 
 
 def plan_fleet(
-    options: UpOptions, ports: Ports, nats_program: Path, redis: RedisPlan | None = None
+    options: UpOptions,
+    ports: Ports,
+    nats_program: Path,
+    redis: RedisPlan | None = None,
+    cascade: CascadePlan | None = None,
 ) -> Fleet:
     """Every process with its settings. Raises BadOptions."""
     redis = redis or RedisPlan()
+    cascade = cascade or plan_cascade(options.drafter, options.heavyweight, lambda *_: None)
     check(options)
     draft = _Draft(options, ports)
     router_address = f"{HOST}:{ports.router}"
     store_address = f"{HOST}:{ports.shard_store}"
     # What is not loaded from the start is placed by the router when it is asked for.
     wanted = () if options.is_auto else options.models
-    loads = worker_loads(wanted, options.worker_count, options.is_split, options.shards)
+    loads = worker_loads(
+        wanted, options.worker_count, options.is_split, options.shards, options.drafter
+    )
     cores = max(1, options.core_count // options.worker_count)
     return Fleet(
         nats=ProcessSpec(
@@ -288,6 +328,7 @@ def plan_fleet(
         router=draft.service(
             "router", {"LISTEN_ADDRESS": router_address}, others=_told_of(redis.router_url)
         ),
+        drafter=draft.drafter(redis, cascade) if options.has_drafter else None,
         workers=tuple(
             draft.service(
                 "worker-gpu",
@@ -311,6 +352,7 @@ def plan_fleet(
                 "LISTEN_PORT": str(options.port),
                 "ROUTER_ADDRESS": router_address,
                 "SHARD_STORE_ADDRESS": store_address,
+                **(draft.told_of_drafter(cascade) if options.has_drafter else {}),
             },
             others=_told_of(redis.gateway_url),
         ),
@@ -355,6 +397,22 @@ class _Draft:
             "PYTHONUNBUFFERED": "1",
         }
         object.__setattr__(self, "shared", shared)
+
+    def drafter(self, redis: RedisPlan, cascade: CascadePlan) -> ProcessSpec:
+        return self.service(
+            "entropy-drafter",
+            {
+                "LISTEN_ADDRESS": f"{HOST}:{self.ports.drafter}",
+                "ROUTER_ADDRESS": f"{HOST}:{self.ports.router}",
+                **cascade.drafter_settings,
+            },
+            others=_told_of(redis.drafter_url),
+        )
+
+    def told_of_drafter(self, cascade: CascadePlan) -> dict[str, str]:
+        """What the gateway is told of it."""
+        address = f"{HOST}:{self.ports.drafter}"
+        return {"DRAFTER_ADDRESS": address, **cascade.gateway_settings}
 
     def service(
         self,

@@ -7,6 +7,7 @@ for the shard-store to say.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,32 @@ def read_local_model(path: Path) -> LocalModel:
     return _folder_model(path)
 
 
-def shipped_model() -> Path:
-    """The demo model of the repository this package runs from. Raises BadOptions elsewhere."""
-    folder = Path(__file__).resolve().parents[3] / "models" / "heavyweight"
+def pick_models(
+    paths: Sequence[Path], drafter: str | None, wants_cascade: bool
+) -> tuple[tuple[LocalModel, ...], str]:
+    """The models to serve, and the name of the one that drafts, "" for none.
+
+    paths: as `--model` names them; none for the demo model. drafter: the name of one of them, or
+    another path; without it, and with `wants_cascade`, the demo models are a pair. Raises
+    ModelMissing, BadOptions.
+    """
+    models = [read_local_model(path) for path in paths or [shipped_model()]]
+    if drafter is None:
+        if paths or not wants_cascade:
+            return tuple(models), ""
+        models.append(read_local_model(shipped_model("drafter")))
+        return tuple(models), models[-1].name
+    known = next((model for model in models if model.name == drafter), None)
+    if known is None:
+        known = read_local_model(Path(drafter))
+        if known not in models:
+            models.append(known)
+    return tuple(models), known.name
+
+
+def shipped_model(name: str = "heavyweight") -> Path:
+    """A demo model of the repository this package runs from. Raises BadOptions elsewhere."""
+    folder = Path(__file__).resolve().parents[3] / "models" / name
     if not (folder / "config.json").is_file():
         raise BadOptions(
             "no demo model next to this installation: name a local Hugging Face folder or a GGUF "

@@ -73,6 +73,18 @@ Shards = Annotated[
 Auto = Annotated[
     bool, typer.Option("--auto", help="Leave it to the router which workers hold which layers.")
 ]
+Drafter = Annotated[
+    str | None,
+    typer.Option(
+        "--drafter",
+        help="The model that drafts for the cascade: the name of a model served, or another as for "
+        "--model. Default: the demo pair, where no --model is given.",
+    ),
+]
+NoDrafter = Annotated[
+    bool,
+    typer.Option("--no-drafter", help="No cascade, no kept answers, no embeddings of our own."),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Return when the fleet is ready.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v info, -vv debug.")]
 
@@ -145,6 +157,8 @@ def up(
     split: Split = False,
     shards: Shards = None,
     auto: Auto = False,
+    drafter: Drafter = None,
+    no_drafter: NoDrafter = False,
     detach: Detach = False,
     verbose: Verbose = 0,
 ) -> None:
@@ -153,13 +167,16 @@ def up(
     from shoal_cli import fleet, local_model, pids
 
     settings = cli_settings.load(data_dir)
+    set_already = cli_settings.ServiceOptions(settings.environment, config, settings.data_dir)
+    is_own_drafter = set_already.named("entropy_drafter", "drafter_provider") is not None
+    models, drafts = local_model.pick_models(
+        model or [], drafter, wants_cascade=not (no_drafter or is_own_drafter)
+    )
     ranges = fleet.parse_shards(shards) if shards is not None else ()
     options = fleet.UpOptions(
         data_dir=settings.data_dir,
         port=port,
-        models=tuple(
-            local_model.read_local_model(path) for path in model or [local_model.shipped_model()]
-        ),
+        models=models,
         worker_count=workers or len(ranges) or (2 if split else 1),
         is_split=split,
         shards=ranges,
@@ -167,6 +184,8 @@ def up(
         verbosity=verbose,
         config=config.absolute() if config else None,
         core_count=cli_settings.core_count(),
+        drafter=drafts,
+        has_drafter=not no_drafter,
     )
     fleet.check(options)
     pids.check_free(options.data_dir, fleet.HOST, port)
@@ -182,6 +201,8 @@ def up(
     )
     typer.echo(f"ready   {state['url']}/v1\nkey     {state['key_file']}")
     typer.echo(f"models  {', '.join(state['models'])}")
+    if state["cascade"]:
+        typer.echo(f"cascade {state['cascade']}")
     typer.echo("talk: shoal chat    look: shoal status    stop: shoal down")
 
 
@@ -200,6 +221,10 @@ def _argv(options: "UpOptions") -> list[str]:
         argv.append("--auto")
     if options.shards:
         argv += ["--shards", ",".join(f"{start}-{stop - 1}" for start, stop in options.shards)]
+    if options.drafter:
+        argv += ["--drafter", options.drafter]
+    if not options.has_drafter:
+        argv.append("--no-drafter")
     if options.config:
         argv += ["--config", str(options.config)]
     return argv + ["-v"] * options.verbosity

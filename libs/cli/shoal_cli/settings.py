@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -53,35 +54,51 @@ def load(data_dir: Path | None = None, environment: Mapping[str, str] | None = N
     return CliSettings(folder.expanduser().absolute(), api_key, variables)
 
 
-def named_redis(
-    service: str, environment: Mapping[str, str], config: Path | None, data_dir: Path
-) -> str:
-    """The Redis that a service (`router`, `gateway`) is told of; empty where it is none.
+@dataclass(frozen=True)
+class ServiceOptions:
+    """What the services of a data folder are told, seen from outside.
 
-    Looks where the service will look: in the config file, in `.env` of the working and the data
+    Looks where a service will look: in the config file, in `.env` of the working and the data
     folder, in variables, each stronger than the one before. What is wrong is for the service to
     refuse.
     """
-    named = config or Path(environment.get("SHOAL_CONFIG") or data_dir / "config.toml")
-    url = _redis_in_file(named.expanduser(), service)
-    variables: dict[str, str | None] = {}
-    for folder in (Path.cwd(), data_dir):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            variables |= dotenv_values(folder / ".env", interpolate=False)
-    variables |= environment
-    for name in ("REDIS_URL", f"SHOAL_{service.upper()}_REDIS_URL"):
-        said = variables.get(name)
-        url = url if said is None else said
-    return url
 
+    environment: Mapping[str, str]
+    config: Path | None
+    data_dir: Path
 
-def _redis_in_file(path: Path, service: str) -> str:
-    try:
-        section = tomllib.loads(path.read_text()).get(service)
-    except (OSError, ValueError):
-        return ""
-    url = section.get("redis_url") if isinstance(section, dict) else None
-    return url if isinstance(url, str) else ""
+    def named(self, service: str, option: str, also: str = "") -> str | None:
+        """The text of an option (`gateway`, `redis_url`); None where nothing is said of it.
+
+        also: the variable of wider use that the option reads.
+        """
+        value = self._in_file(service, option)
+        for name in (also, f"SHOAL_{service}_{option}".upper()):
+            said = self._variables.get(name)
+            value = value if said is None else said
+        return value
+
+    @cached_property
+    def _variables(self) -> Mapping[str, str | None]:
+        found: dict[str, str | None] = {}
+        for folder in (Path.cwd(), self.data_dir):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                found |= dotenv_values(folder / ".env", interpolate=False)
+        return found | dict(self.environment)
+
+    @cached_property
+    def _sections(self) -> Mapping[str, object]:
+        named = self.environment.get("SHOAL_CONFIG") or self.data_dir / "config.toml"
+        try:
+            content = tomllib.loads((self.config or Path(named)).expanduser().read_text())
+        except (OSError, ValueError):
+            return {}
+        return {name.replace("-", "_"): section for name, section in content.items()}
+
+    def _in_file(self, service: str, option: str) -> str | None:
+        section = self._sections.get(service)
+        value = section.get(option) if isinstance(section, dict) else None
+        return value if isinstance(value, str) else None
 
 
 def core_count() -> int:

@@ -75,8 +75,11 @@ class Terminal:
             so_far = step * _PROGRESS_STEP
             self.line("shoal", f"{what}: {'done' if so_far >= 100 else f'{so_far} %'}")
 
-    def panel(self, url: str, key_file: Path, models: Sequence[str]) -> None:
-        """Say where the fleet is and how to talk to it; the bars stay above as they are."""
+    def panel(self, url: str, key_file: Path, models: Sequence[str], cascade: str = "") -> None:
+        """Say where the fleet is and how to talk to it; the bars stay above as they are.
+
+        cascade: how the models answer together, in a line; "" where each answers for itself.
+        """
         self._progress.stop()
         curl = (
             f"curl {url}/v1/chat/completions \\\n"
@@ -86,6 +89,7 @@ class Terminal:
             '[{"role": "user", "content": "What is the capital of France?"}]}\''
         )
         head = f"URL     {url}/v1\nkey     {key_file}\nmodels  {', '.join(models)}"
+        head += f"\ncascade {cascade}" if cascade else ""
         tail = "talk: shoal chat    look: shoal status    stop: Ctrl-C or shoal down"
         panel = Panel(Text(f"{head}\n\n{tail}"), title=READY_TITLE, border_style="green")
         self._console.print(panel)

