@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from shoal.drafter.v1 import drafter_pb2
-from shoal_common.errors import InvalidRequest
 from shoal_entropy_drafter.draft.base import (
     DraftBegun,
     DraftEnded,
@@ -67,12 +66,11 @@ class Answerer:
     def __init__(
         self,
         rules: GateRules,
-        source: DraftSource | None,
+        source: DraftSource,
         memory: Memory,
         recorder: Recorder,
         limits: AnswerLimits,
     ) -> None:
-        """source: None where nobody drafts."""
         self._rules = rules
         self._source = source
         self._memory = memory
@@ -83,10 +81,10 @@ class Answerer:
     async def answer(self, request: drafter_pb2.AnswerRequest) -> Answers:
         """The events of one request; closing the iterator gives its draft up.
 
-        Raises InvalidRequest where no draft could ever come of it; DraftFailed, DraftTimedOut and
+        Raises InvalidRequest where it lacks what the drafter needs; DraftFailed, DraftTimedOut and
         TooManyAnswers of ungated drafts alone.
         """
-        source = self._checked(request)
+        self._source.check(request)
         if self._answer_count >= self._limits.answer_count_max:
             if request.is_ungated:
                 raise TooManyAnswers(self._limits.answer_count_max)
@@ -97,21 +95,13 @@ class Answerer:
         try:
             with self._recorder.answering():
                 events = self._ungated if request.is_ungated else self._gated
-                async with aclosing(events(request, source)) as responses:
+                async with aclosing(events(request)) as responses:
                     async for response in responses:
                         yield response
         finally:
             self._answer_count -= 1
 
-    def _checked(self, request: drafter_pb2.AnswerRequest) -> DraftSource:
-        if self._source is None:
-            raise InvalidRequest(
-                "nobody drafts here: set drafter_provider of the entropy-drafter to fleet or openai"
-            )
-        self._source.check(request)
-        return self._source
-
-    async def _gated(self, request: drafter_pb2.AnswerRequest, source: DraftSource) -> Answers:
+    async def _gated(self, request: drafter_pb2.AnswerRequest) -> Answers:
         """Steps 2 to 5."""
         run = _Run(request, self._rules, self._recorder)
         time_left = _TimeLeft(self._limits.timeout_s, request.remaining_ms)
@@ -120,7 +110,7 @@ class Answerer:
             yield drafter_pb2.AnswerResponse(cache_hit=hit)
             return
         try:
-            async with aclosing(_drafted(source, request, time_left)) as events:
+            async with aclosing(_drafted(self._source, request, time_left)) as events:
                 async for event in events:
                     for response in run.take(event):
                         yield response
@@ -138,12 +128,12 @@ class Answerer:
             run.close()
         yield last
 
-    async def _ungated(self, request: drafter_pb2.AnswerRequest, source: DraftSource) -> Answers:
+    async def _ungated(self, request: drafter_pb2.AnswerRequest) -> Answers:
         """The whole draft, each token with its doubt."""
         time_left = _TimeLeft(self._limits.timeout_s, request.remaining_ms)
         token_count = 0
         try:
-            async with aclosing(_drafted(source, request, time_left)) as events:
+            async with aclosing(_drafted(self._source, request, time_left)) as events:
                 async for event in events:
                     if isinstance(event, DraftTokens):
                         delta = _delta(event.tokens, token_count, self._rules)

@@ -2,6 +2,7 @@
 
 ShoalError
 ├── InvalidRequest
+│   ├── NobodyDrafts          this entropy-drafter embeds, and nothing else
 │   └── RequestTooLarge
 │       ├── TooManyTexts      more texts to embed than one request may hold
 │       └── TextTooLong       a text to embed beyond the limit
@@ -31,11 +32,23 @@ import grpc
 
 from shoal_common.errors import (
     DeadlineExceeded,
+    InvalidRequest,
     Overloaded,
     RequestTooLarge,
     ShoalError,
     Unavailable,
 )
+
+
+class NobodyDrafts(InvalidRequest):
+    """No drafter is set up."""
+
+    reason = "NOBODY_DRAFTS"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody drafts here: set drafter_provider of the entropy-drafter to fleet or openai"
+        )
 
 
 class TooManyTexts(RequestTooLarge):

@@ -5,6 +5,7 @@ Owns the metric objects. Labels come from closed sets, never from ids or texts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
@@ -12,12 +13,21 @@ from typing import Literal, Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry
 
+from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
 from shoal_common.metrics import RequestMetrics, counter, gauge, histogram
 from shoal_entropy_drafter import gate
-from shoal_entropy_drafter.cache.base import CacheMetrics, NoMetrics, Outcome, Store
+from shoal_entropy_drafter.cache.base import (
+    AnswerCache,
+    CacheMetrics,
+    NoMetrics,
+    Outcome,
+    Store,
+)
 from shoal_entropy_drafter.embedder.base import Embedded, Embedder
 from shoal_entropy_drafter.question import Refusal
+
+log = logging.getLogger(__name__)
 
 SERVICE = "entropy_drafter"
 BITS_BUCKETS = (
@@ -55,6 +65,8 @@ class Recorder(CacheMetrics, Protocol):
 
     def not_cacheable(self, reason: Refusal) -> None: ...
 
+    def entries_counted(self, entry_count: int) -> None: ...
+
     def embedded(self, purpose: EmbedFor, outcome: str, text_count: int, duration_s: float) -> None:
         """outcome: "OK", or the reason of a ShoalError."""
 
@@ -81,6 +93,9 @@ class NullRecorder(NoMetrics):
         return
 
     def not_cacheable(self, reason: Refusal) -> None:
+        return
+
+    def entries_counted(self, entry_count: int) -> None:
         return
 
     def embedded(self, purpose: EmbedFor, outcome: str, text_count: int, duration_s: float) -> None:
@@ -146,6 +161,9 @@ class PrometheusRecorder:
             ("outcome",),
         )
         self._stored = counter(registry, SERVICE, "cache_stores", "Answers that were kept.")
+        self._entries = gauge(
+            registry, SERVICE, "cache_entries", "Answers kept, as last counted, now and then."
+        )
         self._store_failures = counter(
             registry, SERVICE, "cache_failures", "Calls that failed or came too late.", ("store",)
         )
@@ -198,6 +216,9 @@ class PrometheusRecorder:
     def not_cacheable(self, reason: Refusal) -> None:
         self._not_cacheable.labels(reason).inc()
 
+    def entries_counted(self, entry_count: int) -> None:
+        self._entries.set(entry_count)
+
     def looked_up(self, outcome: Outcome, duration_s: float) -> None:
         self._lookups.labels(outcome).inc()
         self._lookup_time.labels(outcome).observe(duration_s)
@@ -249,3 +270,15 @@ class MeasuredEmbedder:
     async def close(self) -> None:
         """Close the embedder inside."""
         await self._inner.close()
+
+
+async def watch_entries(
+    cache: AnswerCache, recorder: Recorder, clock: Clock, interval_s: float = 30.0
+) -> None:
+    """Count now and then what the cache holds, until cancelled."""
+    while True:
+        try:
+            recorder.entries_counted((await cache.stats()).entry_count)
+        except Exception:
+            log.exception("counting the cache's entries failed")
+        await clock.sleep(interval_s)

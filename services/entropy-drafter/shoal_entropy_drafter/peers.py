@@ -1,22 +1,33 @@
-"""Whom the service calls, made from the settings: the fleet, a drafting upstream, an embedder."""
+"""Whom the service calls, made from the settings: the fleet or an upstream, an embedder, stores."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
+from redis.asyncio import Redis
+
+from shoal_common import redis_client
+from shoal_common.clock import Clock
 from shoal_common.driving import GrpcRouter, GrpcStages
 from shoal_common.host import host_id
 from shoal_common.log import redact
 from shoal_common.rpc import Dial
 from shoal_common.settings import ConfigurationError, variable_of
+from shoal_entropy_drafter.cache.base import AnswerCache, CacheMetrics, CacheOff, VectorIndex
+from shoal_entropy_drafter.cache.cache import CacheRules, SemanticCache
+from shoal_entropy_drafter.cache.collection import Collection
+from shoal_entropy_drafter.cache.records import Records
+from shoal_entropy_drafter.cache.server import ServerIndex
 from shoal_entropy_drafter.draft.base import DraftSource
 from shoal_entropy_drafter.draft.fleet import FleetDrafts
 from shoal_entropy_drafter.embedder.base import Embedded, Embedder
 from shoal_entropy_drafter.embedder.opening import open_embedder
-from shoal_entropy_drafter.errors import EmbedderMissing
+from shoal_entropy_drafter.errors import CollectionRefused, EmbedderMissing
+from shoal_entropy_drafter.guard import difference
 from shoal_entropy_drafter.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,17 +37,16 @@ STAGE_SILENCE_S = 2.0
 _LIST_TIMEOUT_S = 5.0
 
 
-async def open_source(
+def open_source(
     settings: Settings, candidate_count: int, dial: Dial, stack: AsyncExitStack
-) -> DraftSource | None:
-    """Who drafts, None for nobody; `stack` closes it. Raises ConfigurationError.
+) -> DraftSource:
+    """Who drafts; `stack` closes it. Raises ConfigurationError.
 
     Nothing is dialled here: a fleet may start after its drafter; `start_checks` asks upstreams.
     """
-    if settings.drafter_provider == "none":
-        return None
+    assert settings.drafter_provider != "none", "nobody drafts"
     if settings.drafter_provider == "fleet":
-        return await _fleet(settings, candidate_count, dial, stack)
+        return _fleet(settings, candidate_count, dial, stack)
     # It costs 1.2 s and 60 MB.
     from shoal_entropy_drafter.draft.upstream import UpstreamDrafts
 
@@ -52,7 +62,7 @@ async def open_source(
     return source
 
 
-async def _fleet(
+def _fleet(
     settings: Settings, candidate_count: int, dial: Dial, stack: AsyncExitStack
 ) -> DraftSource:
     token = settings.fleet.secret_token()
@@ -62,6 +72,78 @@ async def _fleet(
     stack.push_async_callback(stages.close)
     router = GrpcRouter(channel, _LIST_TIMEOUT_S)
     return FleetDrafts(settings.drafter_model, router, stages, candidate_count, host_id())
+
+
+@asynccontextmanager
+async def open_cache(
+    settings: Settings, embedder: Embedder, metrics: CacheMetrics, clock: Clock
+) -> AsyncIterator[AnswerCache]:
+    """The cache while the context is open, swept in the background.
+
+    A store that is away is warned of and asked again later. Raises ConfigurationError where the
+    collection that exists is not the one asked for, or an address names no store.
+    """
+    if not (settings.cache_enabled and settings.redis_url):
+        yield CacheOff()
+        return
+    async with AsyncExitStack() as stack:
+        records = Records(
+            _redis(settings, stack),
+            f"shoal:{settings.qdrant_collection}:",
+            settings.cache_entries_max,
+            clock,
+        )
+        rules = CacheRules(
+            settings.cache_similarity_threshold,
+            settings.cache_ttl_s,
+            settings.cache_timeout_ms / 1000,
+        )
+        index = _index(settings, clock)
+        cache = SemanticCache(rules, records, index, embedder, difference, clock, metrics)
+        stack.push_async_callback(cache.close)
+        try:
+            await cache.start()
+        except CollectionRefused as err:
+            raise ConfigurationError([str(err)]) from err
+        sweeping = asyncio.create_task(cache.run())
+        stack.push_async_callback(ended, sweeping)
+        yield cache
+
+
+def _redis(settings: Settings, stack: AsyncExitStack) -> Redis:
+    try:
+        client = redis_client.connect(settings.redis_url)
+    except ValueError as err:
+        problem = f"'{redact(settings.redis_url)}' is not the address of a Redis"
+        raise refusal("redis_url", f"{problem}: write redis://host:port/number") from err
+    assert client is not None, "an address was given"
+    stack.push_async_callback(client.aclose)
+    return client
+
+
+def _index(settings: Settings, clock: Clock) -> VectorIndex:
+    collection = Collection(
+        settings.qdrant_collection, settings.embedding_dimensions, settings.embedding_model
+    )
+    if not settings.qdrant_url:
+        # Only where it is used: qdrant-edge-py has no wheel for every system.
+        from shoal_entropy_drafter.cache.edge import EdgeIndex
+
+        folder = settings.fleet.data_dir / "qdrant" / settings.qdrant_collection
+        return EdgeIndex(folder, collection, clock)
+    try:
+        return ServerIndex(
+            settings.qdrant_url, settings.qdrant_api_key.get_secret_value(), collection
+        )
+    except ValueError as err:
+        problem = f"'{redact(settings.qdrant_url)}' is not the address of a Qdrant server"
+        raise refusal("qdrant_url", f"{problem}: write http://host:port") from err
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """End a task that runs until it is cancelled."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def drafter_key(settings: Settings) -> str:

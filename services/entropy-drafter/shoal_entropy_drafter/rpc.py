@@ -14,6 +14,7 @@ from shoal_common.errors import InvalidRequest
 from shoal_entropy_drafter.answering import Answerer
 from shoal_entropy_drafter.cache.base import AnswerCache
 from shoal_entropy_drafter.embedder.base import Embedder
+from shoal_entropy_drafter.errors import NobodyDrafts
 from shoal_entropy_drafter.metrics import Recorder
 from shoal_entropy_drafter.remembering import Memory
 
@@ -27,13 +28,14 @@ class DrafterRpc(pb_grpc.DrafterServiceServicer):
         self,
         about: pb.DescribeResponse,
         about_cache: pb.GetCacheResponse,
-        answerer: Answerer,
+        answerer: Answerer | None,
         memory: Memory,
         cache: AnswerCache,
         embedder: Embedder,
         recorder: Recorder,
     ) -> None:
-        """about, about_cache: what does not change while the process lives."""
+        """about, about_cache: what does not change while the process lives. answerer: None where
+        nobody drafts."""
         self._about = about
         self._about_cache = about_cache
         self._answerer = answerer
@@ -52,6 +54,8 @@ class DrafterRpc(pb_grpc.DrafterServiceServicer):
     ) -> AsyncIterator[pb.AnswerResponse]:
         """A kept answer, or a draft with its verdicts."""
         with self._recorder.observed("Answer"):
+            if self._answerer is None:
+                raise NobodyDrafts
             async with aclosing(self._answerer.answer(request)) as responses:
                 async for response in responses:
                     yield response

@@ -12,7 +12,14 @@ from contextlib import aclosing
 from shoal.drafter.v1 import drafter_pb2
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import pipeline_pb2, stage_pb2
-from shoal_common.driving import PlanStream, Privacy, Router, Stages, check_proof
+from shoal_common.driving import (
+    PlanStream,
+    Privacy,
+    PrivacyUnproven,
+    Router,
+    Stages,
+    check_proof,
+)
 from shoal_common.errors import InvalidRequest, ShoalError
 from shoal_entropy_drafter.draft.base import (
     DraftBegun,
@@ -110,6 +117,9 @@ class FleetDrafts:
         if wanted_revision and pipeline.model_revision != wanted_revision:
             raise DraftFailed("the model was replaced since the prompt was tokenised")
         privacy = Privacy.of_wire(fleet.plan.privacy, fleet.plan.wants_boomerang)
+        is_far = fleet.plan.driver_host_id not in ("", self._host_id)
+        if is_far and (privacy.label == "local" or privacy.is_boomerang):
+            raise PrivacyUnproven("gateway and entropy-drafter run on two machines")
         check_proof(privacy, pipeline, self._host_id)
 
     def _generate(
