@@ -100,7 +100,9 @@ def _reason(one: _Reading, other: _Reading) -> str:
         return "negation"
     if differs(lambda token: token.kind == "unit"):
         return "unit"
-    if one.language != other.language or differs(lambda token: token.text in words.LANGUAGE_NAMES):
+    if len({one.language, other.language} - {""}) > 1 or differs(
+        lambda token: token.text in words.LANGUAGE_NAMES
+    ):
         return "language"
     if differs(lambda token: token.is_name):
         return "name"

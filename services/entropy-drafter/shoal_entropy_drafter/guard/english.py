@@ -16,6 +16,8 @@ _ENDS = (".", "!", "?")
 _INDIRECT_ENDS = {"works": "work", "means": "mean", "happens": "happen", "functions": "function"}
 # A fronted phrase is short; further away a question word belongs to something else.
 _FRONT_TOKENS_MAX = 8
+# Nobody greets more often, and each costs a pass.
+_COURTESIES_MAX = 6
 
 
 def canonical(tokens: list[Token]) -> list[Token]:
@@ -104,14 +106,15 @@ def _without_politeness(tokens: list[Token]) -> tuple[list[Token], bool]:
     is_wording = any(token.kind == "word" and token.text in words.WORDING for token in tokens)
     tokens = _without_closing(tokens, is_wording)
     is_asked = False
-    while True:
+    for _ in range(_COURTESIES_MAX):
         count = _courtesy(tokens)
         if not count:
             count = _lead(tokens) or _request(tokens, is_wording)
             is_asked |= count > 0
         if not count:
-            return tokens, is_asked
+            break
         tokens = tokens[count:]
+    return tokens, is_asked
 
 
 def _courtesy(tokens: list[Token]) -> int:
@@ -128,7 +131,7 @@ def _courtesy(tokens: list[Token]) -> int:
         if ends:
             return count + 1
         is_loose = phrase in words.GREETINGS or phrase in words.INTERJECTIONS
-        if is_loose and texts[count] in words.QUESTION_WORDS | words.AUXILIARIES:
+        if is_loose and texts[count] in words.ASKING:
             return count
     return 0
 
@@ -144,7 +147,7 @@ def _lead(tokens: list[Token]) -> int:
             return count
         is_marked = tokens[count].kind == "mark" and tokens[count].text in (",", ":")
         if is_marked and texts[count + 1 : count + 2]:
-            begins = texts[count + 1] in words.QUESTION_WORDS | words.AUXILIARIES
+            begins = texts[count + 1] in words.ASKING
             return count + 1 if begins else 0
     return 0
 
@@ -167,19 +170,27 @@ def _request(tokens: list[Token], is_wording: bool) -> int:
 
 def _without_closing(tokens: list[Token], is_wording: bool) -> list[Token]:
     """Without thanks at the end; what they were joined to keeps its marks."""
-    stop = _end(tokens)
-    for count in range(min(stop - 2, words.CLOSING_WORDS_MAX), 0, -1):
+    for _ in range(_COURTESIES_MAX):
+        stop = _end(tokens)
+        count = _closing(tokens[:stop], is_wording)
+        if not count:
+            break
         start = stop - count
-        phrase, previous = _texts(tokens[start:stop]), tokens[start - 1]
-        if phrase not in words.CLOSINGS or previous.kind != "mark":
-            continue
+        is_joined = tokens[start - 1].text == ","
+        tokens = [*tokens[: start - 1], *tokens[stop:]] if is_joined else tokens[:start]
+    return tokens
+
+
+def _closing(tokens: list[Token], is_wording: bool) -> int:
+    """Words of thanks at the end of `tokens`, behind a mark."""
+    for count in range(min(len(tokens) - 2, words.CLOSING_WORDS_MAX), 0, -1):
+        previous = tokens[-count - 1]
+        phrase = _texts(tokens[-count:])
         if phrase == ("please",) and is_wording:
             continue
-        if previous.text == ",":
-            return [*tokens[: start - 1], *tokens[stop:]]
-        if previous.text in _ENDS:
-            return _without_closing(tokens[:start], is_wording)
-    return tokens
+        if phrase in words.CLOSINGS and previous.kind == "mark" and previous.text in (",", *_ENDS):
+            return count
+    return 0
 
 
 def _end(tokens: Sequence[Token]) -> int:
@@ -192,16 +203,20 @@ def _end(tokens: Sequence[Token]) -> int:
 
 def _questions_first(tokens: list[Token]) -> list[Token]:
     """`In Paris, what ...` and `When I die, what ...` with the phrase behind the question."""
-    texts, asking = _texts(tokens), words.QUESTION_WORDS | words.AUXILIARIES
-    fronting = words.PREPOSITIONS | words.CONJUNCTIONS
-    if texts[0] not in fronting or tokens[0].is_name or texts[1:2] == () or texts[1] in asking:
+    texts = _texts(tokens)
+    if (
+        texts[0] not in words.FRONTING
+        or tokens[0].is_name
+        or texts[1:2] == ()
+        or texts[1] in words.ASKING
+    ):
         return tokens
     stop = _end(tokens)
     for index in range(2, min(stop, _FRONT_TOKENS_MAX)):
         if tokens[index].kind != "mark":
             continue
         rest = tokens[index + 1 : stop]
-        is_front = tokens[index].text == "," and rest and _texts(rest)[0] in asking
+        is_front = tokens[index].text == "," and rest and _texts(rest)[0] in words.ASKING
         if is_front and not any(token.kind == "mark" for token in rest):
             return [*rest, *tokens[:index], *tokens[stop:]]
         return tokens
@@ -211,8 +226,7 @@ def _questions_first(tokens: list[Token]) -> list[Token]:
 def _without_end(tokens: list[Token], is_asked: bool) -> list[Token]:
     """Without the marks at the end, where the words before say that it is a question or a request.
     A statement keeps them: `It rains?` is not `It rains.`"""
-    known = words.QUESTION_WORDS | words.AUXILIARIES | words.IMPERATIVES | {"steps"}
-    if not is_asked and _texts(tokens[:1])[0] not in known:
+    if not is_asked and _texts(tokens[:1])[0] not in words.TOLD:
         return tokens
     return tokens[: max(_end(tokens), 1)]
 
@@ -299,7 +313,12 @@ def _ordered_journey(tokens: list[Token]) -> list[Token]:
         return tokens
     to, start = texts.index("to"), texts.index("from")
     inner = (*texts[to + 1 : start], *texts[start + 1 :])
-    loose = words.PREPOSITIONS | words.RELATIVE | words.AUXILIARIES | {"<mark>"}
-    if to > start or start == to + 1 or start == len(texts) - 1 or loose.intersection(inner):
+    if (
+        to > start
+        or start == to + 1
+        or start == len(texts) - 1
+        or "<mark>" in inner
+        or words.LOOSE.intersection(inner)
+    ):
         return tokens
     return [*tokens[:to], *tokens[start:], *tokens[to:start]]

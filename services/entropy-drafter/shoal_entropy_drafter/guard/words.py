@@ -33,17 +33,22 @@ COPULAS = _set("is are was were")
 AUXILIARIES = COPULAS | _set(
     "am do does did can could should would will must may might has have had shall need"
 )
+ASKING = QUESTION_WORDS | AUXILIARIES
 PREPOSITIONS = _set(
     "in on at for with without to from by of about before after during under over through into "
     "against between since until within inside outside near via per"
 )
 CONJUNCTIONS = _set("if when while because before after since once unless although")
+FRONTING = PREPOSITIONS | CONJUNCTIONS
 ARTICLES = _set("a an the")
 SUBJECT_STARTS = ARTICLES | _set(
     "i we he she it they one this that these those my your his her its our their"
 )
 # In a text with one of these, a part of it may speak of another part.
 RELATIVE = _set("that which who whom whose if whether when while because and or but not than as")
+
+# What stands between two places says more than where a journey goes.
+LOOSE = PREPOSITIONS | RELATIVE | AUXILIARIES
 
 # A text about wording keeps every `please`.
 WORDING = _set(
@@ -56,6 +61,7 @@ IMPERATIVES = _set(
     "solve find compare generate create define tell name suggest recommend draft rewrite correct "
     "draw plan sort count outline simplify prove estimate recite paraphrase classify proofread"
 )
+TOLD = ASKING | IMPERATIVES | {"steps"}
 # Behind `could you` nobody asks with these whether something can be done.
 REQUESTED = _set(
     "write explain translate summarize summarise describe tell give rewrite draft paraphrase "
