@@ -1,0 +1,5 @@
+"""`python -m bench.cache_safety`."""
+
+from bench.cache_safety.runner import main
+
+main()
