@@ -144,12 +144,12 @@ class _Encoder:
 
     def layer(self, hidden: str, prefix: str) -> str:
         """Attention and the two dense layers after it, each with its residual and norm."""
-        add = self._graph.op
+        op = self._graph.op
         mixed = self._linear(self._attention(hidden, prefix), prefix + "attention.output.dense")
-        hidden = self._norm(add("Add", mixed, hidden), prefix + "attention.output.LayerNorm")
-        inner = add("Gelu", self._linear(hidden, prefix + "intermediate.dense"))
+        hidden = self._norm(op("Add", mixed, hidden), prefix + "attention.output.LayerNorm")
+        inner = op("Gelu", self._linear(hidden, prefix + "intermediate.dense"))
         outer = self._linear(inner, prefix + "output.dense")
-        return self._norm(add("Add", outer, hidden), prefix + "output.LayerNorm")
+        return self._norm(op("Add", outer, hidden), prefix + "output.LayerNorm")
 
     def pooled(self, hidden: str, name: str) -> None:
         """Sum over the tokens, to length 1: the mean has the same direction."""

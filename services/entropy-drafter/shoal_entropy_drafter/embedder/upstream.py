@@ -106,7 +106,9 @@ class UpstreamEmbedder:
         except openai.APITimeoutError:
             raise EmbeddingTimedOut(self.model, self._timeout_s) from None
         except openai.APIConnectionError:
-            raise EmbeddingFailed(self.model, "the upstream cannot be reached, or broke off") from None
+            raise EmbeddingFailed(
+                self.model, "the upstream cannot be reached, or broke off"
+            ) from None
         except RuntimeError:
             # A try on a closed client.
             if not self._is_closed:
