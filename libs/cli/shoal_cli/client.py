@@ -11,7 +11,12 @@ from typing import Any
 
 import aiohttp
 
+from shoal_cli import pids
+from shoal_cli import settings as cli_settings
 from shoal_cli.errors import GatewayFailed
+from shoal_cli.settings import CliSettings
+
+CHAT_PATH = "/v1/chat/completions"
 
 _CONNECT_TIMEOUT_S = 5.0
 _SILENCE_TIMEOUT_S = 300.0
@@ -65,20 +70,28 @@ class GatewayClient:
 
     async def models(self) -> list[str]:
         """Ids of the models the gateway serves. Raises GatewayFailed."""
+        body = await self.get("/v1/models")
+        return [str(entry["id"]) for entry in body.get("data", [])]
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path. Raises GatewayFailed."""
         try:
-            async with self._open.get(f"{self._url}/v1/models") as response:
-                body = await _checked_json(response)
+            async with self._open.get(f"{self._url}{path}") as response:
+                return await _checked_json(response)
         except (aiohttp.ClientError, TimeoutError) as err:
             raise self._unreachable(err) from err
-        return [str(entry["id"]) for entry in body.get("data", [])]
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object that a path answers to `body`. Raises GatewayFailed."""
+        try:
+            async with self._open.post(f"{self._url}{path}", json=body) as response:
+                return await _checked_json(response)
+        except (aiohttp.ClientError, TimeoutError) as err:
+            raise self._unreachable(err) from err
 
     async def complete(self, body: Mapping[str, Any]) -> Reply:
         """One chat completion, not streamed. Raises GatewayFailed."""
-        try:
-            async with self._post({**body, "stream": False}) as response:
-                answer = await _checked_json(response)
-        except (aiohttp.ClientError, TimeoutError) as err:
-            raise self._unreachable(err) from err
+        answer = await self.post(CHAT_PATH, {**body, "stream": False})
         choice = answer["choices"][0]
         return Reply(
             choice["message"].get("content") or "",
@@ -106,7 +119,7 @@ class GatewayClient:
         return self._session
 
     def _post(self, body: Mapping[str, Any]) -> Any:
-        return self._open.post(f"{self._url}/v1/chat/completions", json=body)
+        return self._open.post(f"{self._url}{CHAT_PATH}", json=body)
 
     def _unreachable(self, err: Exception) -> GatewayFailed:
         if isinstance(err, aiohttp.ClientConnectorError) and err.os_error.errno:
@@ -117,6 +130,14 @@ class GatewayClient:
             f"the gateway at {self._url} does not answer ({detail}): "
             "start a fleet with `shoal up`, or look with `shoal doctor`"
         )
+
+
+def client_of(url: str | None, settings: CliSettings) -> GatewayClient:
+    """A client of `url`, else of the data folder's fleet, else of the default port."""
+    if url is None:
+        owner = pids.read_owner(settings.data_dir)
+        url = owner.url if owner else f"http://127.0.0.1:{cli_settings.DEFAULT_PORT}"
+    return GatewayClient(url, settings.api_key or cli_settings.read_key(settings.data_dir))
 
 
 async def is_ready(url: str) -> bool:
@@ -189,7 +210,19 @@ async def _check_status(response: aiohttp.ClientResponse) -> None:
         detail = _error_text(json.loads(text))
     except ValueError:
         detail = text[:200]
-    raise GatewayFailed(f"the gateway answered {response.status}: {detail}")
+    raise GatewayFailed(
+        f"the gateway answered {response.status}: {detail}",
+        response.status,
+        _seconds(response.headers.get("Retry-After", "")),
+    )
+
+
+def _seconds(text: str) -> float:
+    """A Retry-After in seconds; 0 for none, and for a date, which the gateway never sends."""
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return 0.0
 
 
 async def _checked_json(response: aiohttp.ClientResponse) -> dict[str, Any]:

@@ -150,6 +150,15 @@ class StartFailed(CliError):
 
 
 class GatewayFailed(CliError):
-    """The gateway cannot be reached or answered with an error."""
+    """The gateway cannot be reached or answered with an error.
+
+    status: of the HTTP answer; 0 where there was none, or where it came to nothing afterwards.
+    retry_after_s: what the gateway asked to wait; 0 where it did not.
+    """
 
     reason = "GATEWAY_FAILED"
+
+    def __init__(self, detail: str, status: int = 0, retry_after_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.retry_after_s = retry_after_s

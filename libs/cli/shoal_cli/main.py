@@ -7,16 +7,17 @@ answers at once.
 """
 
 import asyncio
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from shoal_cli import calibrate as calibration
 from shoal_cli import models as model_commands
 from shoal_cli import settings as cli_settings
 
@@ -395,6 +396,9 @@ def bench(
         _console().print(benchmark.table(options, summary))
 
 
+app.command("calibrate")(calibration.calibrate)
+
+
 @app.command("test-split")
 def compare_split(
     model: Annotated[Path | None, typer.Option("--model", "-m")] = None,
@@ -459,29 +463,15 @@ def _console(stderr: bool = False) -> "Console":
 
 
 def _client(url: str | None, data_dir: Path | None) -> "GatewayClient":
-    """A client of `url`, else of the data folder's fleet, else of the default port."""
-    from shoal_cli import pids
-    from shoal_cli.client import GatewayClient
+    from shoal_cli.client import client_of
 
-    settings = cli_settings.load(data_dir)
-    if url is None:
-        owner = pids.read_owner(settings.data_dir)
-        url = owner.url if owner else f"http://127.0.0.1:{cli_settings.DEFAULT_PORT}"
-    return GatewayClient(url, settings.api_key or cli_settings.read_key(settings.data_dir))
+    return client_of(url, cli_settings.load(data_dir))
 
 
-@contextlib.contextmanager
-def _counter(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Something to call after each of `total` steps: a bar on standard error, if a person looks."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+def _counter(what: str, total: int) -> "AbstractContextManager[Callable[[], None]]":
+    from shoal_cli.terminal import counter
 
-    console = _console(stderr=True)
-    columns = ("{task.description}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar = progress.add_task(what, total=total)
-        yield lambda: progress.advance(bar)
+    return counter(what, total)
 
 
 def _write(text: str) -> None:
