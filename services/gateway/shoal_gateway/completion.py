@@ -186,7 +186,7 @@ class Completer:
                 elif kind == "text":
                     raise StageFailed(_head(plan).node_id, "it speaks text, not token ids")
                 if kind == "finished" or reply.is_stopped:
-                    course.times = times_of(response.finished)
+                    course.times = times_of(response.finished.timings)
                     is_length = response.finished.reason == stage_pb2.FINISH_REASON_LENGTH
                     for event in _ending(prepared, course, is_length):
                         yield event

@@ -54,26 +54,26 @@ class LocalBackend:
     """Answers for every model that the router knows."""
 
     def __init__(self, directory: ModelDirectory, prompts: Prompts, completer: Completer) -> None:
-        self._directory = directory
-        self._prompts = prompts
-        self._completer = completer
+        self.directory = directory
+        self.prompts = prompts
+        self.completer = completer
 
     async def serves(self, model: str) -> bool:
         """By what the router said within the last second: models of providers must not cost a
         question to it, nor fail with it. A newer model is still found by the last in line."""
         try:
             if not model:
-                await self._directory.find(model)
+                await self.directory.find(model)
                 return True
-            return any(state.model == model for state in await self._directory.states())
+            return any(state.model == model for state in await self.directory.states())
         except (NoModelReady, UnknownModel, Unavailable):
             return False
 
     async def open(self, request_id: str, task: ChatTask) -> LocalAnswer:
-        return LocalAnswer(await self._prompts.prepare(request_id, task), self._completer)
+        return LocalAnswer(await self.prompts.prepare(request_id, task), self.completer)
 
     async def count_tokens(self, task: ChatTask) -> int:
-        return await self._prompts.count_tokens(task)
+        return await self.prompts.count_tokens(task)
 
     async def require_images(self, task: ChatTask) -> None:
-        await self._prompts.require_images(task)
+        await self.prompts.require_images(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shoal.router.v1 import router_pb2
 from shoal.worker.v1 import stage_pb2
 from shoal_gateway.task import Route, StageTime
@@ -15,7 +17,7 @@ def route_of(plan: router_pb2.Plan, admitted: stage_pb2.Admitted) -> Route:
     return Route(plan.pipeline.pipeline_id, stages, plan.queued_ms + admitted.queued_ms)
 
 
-def times_of(finished: stage_pb2.Finished) -> tuple[StageTime, ...]:
+def times_of(timings: Iterable[stage_pb2.StageTiming]) -> tuple[StageTime, ...]:
     """What the stages say of themselves, in their order; empty when they do not."""
     return tuple(
         StageTime(
@@ -24,7 +26,7 @@ def times_of(finished: stage_pb2.Finished) -> tuple[StageTime, ...]:
             compute_us=timing.compute_us,
             wire_us=timing.wire_us,
         )
-        for timing in finished.timings
+        for timing in timings
     )
 
 

@@ -70,7 +70,7 @@ class Prompts:
         self._library = library
         self._traits = traits
         self._renderer = renderer
-        self._defaults = defaults
+        self.defaults = defaults
         self._rules = rules
         # By template, the oldest dropped beyond a bound.
         self._styles: dict[str, HistoryStyle] = {}
@@ -88,7 +88,7 @@ class Prompts:
             tokens=tokens,
             reading=reading,
             prompt_ids=prompt_ids,
-            sampling=resolve(task, self._defaults, tokens.generation_config),
+            sampling=resolve(task, self.defaults, tokens.generation_config),
             grammar=grammar_of(task, reading, max_tokens),
             max_tokens=max_tokens,
             state=state,
@@ -190,7 +190,7 @@ class Prompts:
             error = PromptTooLong(prompt_tokens, context_length, task.max_tokens or 0)
             error.param = "messages" if task.raw_prompt is None else "prompt"
             raise error
-        return min(task.max_tokens or self._defaults.max_tokens, room)
+        return min(task.max_tokens or self.defaults.max_tokens, room)
 
 
 async def _raw_ids(prompt: RawPrompt, tokens: ModelTokens) -> tuple[int, ...]:

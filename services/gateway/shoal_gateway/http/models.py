@@ -10,6 +10,7 @@ from aiohttp import web
 from shoal.router.v1 import router_pb2
 from shoal_common.errors import ShoalError, UnknownModel
 from shoal_gateway import limits
+from shoal_gateway.cascade.backend import CascadeBackend
 from shoal_gateway.dialects import anthropic_models
 from shoal_gateway.embedder import OwnEmbedder
 from shoal_gateway.models import ModelDirectory
@@ -32,6 +33,7 @@ class ModelRoutes:
     traits: TraitsLibrary
     hosted: ProviderModels
     embedder: OwnEmbedder | None = None
+    cascade: CascadeBackend | None = None
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/models", self.list_models)
@@ -41,7 +43,8 @@ class ModelRoutes:
     async def list_models(self, request: web.Request) -> web.Response:
         states = await self.directory.states(age_s_max=0.0)
         names = {state.model for state in states}
-        others = [m for m in await self.hosted.listed() if m.model_id not in names]
+        hosted = [*await self._cascade(), *await self.hosted.listed()]
+        others = [m for m in hosted if m.model_id not in names]
         if _is_anthropic(request):
             infos = [_model_info(state) for state in states]
             infos += [anthropic_models.model_info(m.model_id, m.context_length) for m in others]
@@ -63,13 +66,20 @@ class ModelRoutes:
                     return web.json_response(_model_info(state))
                 [traits] = await self.traits.of_all([state])
                 return web.json_response(model_object(state, traits))
-        for model in (*await self.hosted.listed(), *await self._embedding()):
+        hosted = (*await self._cascade(), *await self.hosted.listed(), *await self._embedding())
+        for model in hosted:
             if model.model_id == wanted:
                 if _is_anthropic(request):
                     info = anthropic_models.model_info(wanted, model.context_length)
                     return web.json_response(info)
                 return web.json_response(hosted_object(model))
         raise UnknownModel(wanted[: limits.MODEL_NAME_CHARS_MAX], tuple(s.model for s in states))
+
+    async def _cascade(self) -> tuple[ProviderModel, ...]:
+        """The cascade's name, where it can answer."""
+        if self.cascade is None or not await self.cascade.is_usable():
+            return ()
+        return (ProviderModel(self.cascade.model, self.cascade.model, "shoal"),)
 
     async def _embedding(self) -> tuple[ProviderModel, ...]:
         """The fleet's own embedding model, while there is one."""
