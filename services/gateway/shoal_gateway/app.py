@@ -27,6 +27,7 @@ from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.access.opening import make_gate
 from shoal_gateway.answers import Answers, Backend
 from shoal_gateway.auth import load_or_create_key
+from shoal_gateway.cascade.opening import open_cascade
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
 from shoal_gateway.drafter import Drafter, GrpcDrafter
@@ -142,17 +143,19 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         claude = ClaudeCli(_claude_config(settings), providers.keys)
         by_claude = ClaudeBackend(claude)
         # Who refuses a name in the end is the fleet.
-        answers = Answers([local, by_claude, providers.backend, LastWord(local)], images, meter)
+        backends: list[Backend] = [local, by_claude, providers.backend, LastWord(local)]
+        cascade = await open_cascade(settings, drafter, local, backends, metrics, clock, stack)
+        everyone = backends if cascade is None else [cascade, *backends]
+        answers = Answers(everyone, images, meter)
         app = web.Application(
             client_max_size=settings.max_request_body_bytes,
             middlewares=make_middlewares(gate, history, metrics, clock, settings.metrics_path),
         )
         _set_policies(app, settings, clock)
         app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
-        earlier = (local, by_claude)
-        relay = _relay(providers, earlier, meter, metrics, settings.keep_alive_s)
+        relay = _relay(providers, tuple(everyone[:-2]), meter, metrics, settings.keep_alive_s)
         _add_chats(app, answers, Answers([local], meter=meter), relay, metrics, clock, settings)
-        ModelRoutes(directory, traits, providers.models, embedder).add_to(app)
+        ModelRoutes(directory, traits, providers.models, embedder, cascade).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
         catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models)
         _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
