@@ -36,6 +36,7 @@ from shoal_gateway.history import History
 from shoal_gateway.http.anthropic import MessageRoutes
 from shoal_gateway.http.body import BODY_LIMITS, BodyLimits
 from shoal_gateway.http.caller import FIELD_POLICY, PRIVACY, FieldPolicy
+from shoal_gateway.http.cascade import CascadeFacts, CascadeRoutes
 from shoal_gateway.http.chat import ChatRoutes
 from shoal_gateway.http.completions import CompletionRoutes
 from shoal_gateway.http.embeddings import EmbeddingRoutes
@@ -82,6 +83,7 @@ from shoal_gateway.sampling import SamplingDefaults
 from shoal_gateway.settings import Settings, found_variables, search_path
 from shoal_gateway.shape import ReadingRules
 from shoal_gateway.traits import TraitsLibrary
+from shoal_gateway.trial_draft import TrialDrafts
 
 LINGERING_S = 2.0
 
@@ -163,7 +165,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         ProviderRoutes(providers, claude).add_to(app)
         _add_embeddings(app, providers, meter, embedder, settings)
         _health_routes(settings, directory, metrics).add_to(app)
-        KeyRoutes(gate).add_to(app)
+        _add_admin(app, settings, gate, drafter, local, meter)
         if settings.observability_enabled:
             RelayRoutes(directory, history, gate, metrics, clock).add_to(app)
         await probe(settings, router, stack)
@@ -395,6 +397,31 @@ def _add_embeddings(
 ) -> None:
     routing, client = providers.routing, providers.client
     EmbeddingRoutes(routing, client, meter, own, _is_strict(settings)).add_to(app)
+
+
+def _add_admin(
+    app: web.Application,
+    settings: Settings,
+    gate: Gate,
+    drafter: Drafter | None,
+    local: LocalBackend,
+    meter: TokenMeter,
+) -> None:
+    """Keys, and the cascade with what it keeps."""
+    facts = CascadeFacts(
+        cascade_model=settings.cascade_model,
+        heavyweight_model=settings.heavyweight_model,
+        heavyweight_timeout_s=settings.heavyweight_timeout_s,
+        stream_mode=settings.stream_mode,
+        audit_share=settings.cascade_audit_share,
+        drafter_address=settings.drafter_address,
+    )
+    trials = None
+    if drafter is not None:
+        defaults = _sampling_defaults(settings)
+        trials = TrialDrafts(drafter, local, defaults, host_id(), settings.queue_timeout_s)
+    CascadeRoutes(facts, drafter, trials, meter).add_to(app)
+    KeyRoutes(gate).add_to(app)
 
 
 def _add_responses(

@@ -19,6 +19,7 @@ Unavailable
 ├── VisionEncoderUnavailable  a model for images, whose encoder nobody holds
 ├── DatabaseUnreachable  keys and accounts cannot be read now
 ├── StartupProbeFailed  the router does not answer at start
+├── DrafterMissing     nobody drafts for the cascade
 ├── EmbedderMissing    nobody who makes embeddings serves that model
 └── ProcessNotStarted  one of several processes ended before it served
 """
@@ -220,6 +221,19 @@ class ProcessNotStarted(Unavailable):
     def __init__(self, exit_code: int) -> None:
         super().__init__(
             f"a gateway process ended with {exit_code} before it served; see the log above"
+        )
+
+
+class DrafterMissing(Unavailable):
+    """No entropy-drafter is named, or it only embeds: its operator must act."""
+
+    reason = "DRAFTER_MISSING"
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody drafts here: name an entropy-drafter with drafter_address, and give that a "
+            "drafter_provider other than none"
         )
 
 

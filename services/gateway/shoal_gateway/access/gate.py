@@ -24,7 +24,9 @@ from shoal_gateway.errors import WrongHost
 log = logging.getLogger(__name__)
 
 BOOKS_INTERVAL_S = 1.0
-_ANSWERING_PREFIXES = ("/v1", "/mcp")
+DRAFT_PATH = "/api/admin/cascade/draft"
+"""For admins, but a model answers: limited as other answers are."""
+_ANSWERING_PREFIXES = ("/v1", "/mcp", DRAFT_PATH)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class GateLimits:
 
     def of(self, caller: Caller, method: str, path: str) -> tuple[str, int]:
         """The bucket's kind and its limit for a request; a limit of 0 is none."""
-        if is_below(path, "/api"):
+        if is_below(path, "/api") and path != DRAFT_PATH:
             return "admin", self.admin_rpm
         if is_below(path, "/relay"):
             return "relay", self.relay_post_rpm if method == "POST" else 0

@@ -61,7 +61,7 @@ class ChatEnvelope:
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
         if answer.calls:
-            message["tool_calls"] = [_call(call) for call in answer.calls]
+            message["tool_calls"] = [call_object(call) for call in answer.calls]
         return {
             "index": index,
             "message": message,
@@ -188,7 +188,8 @@ def by_model(usages: Sequence[Usage]) -> dict[str, Any]:
     return {"by_model": sums}
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def call_object(call: ToolCall) -> dict[str, Any]:
+    """A call of a tool, as messages hold it."""
     return {
         "id": call.call_id,
         "type": "function",
@@ -198,7 +199,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def _call_part(event: ToolCallStarted | ToolCallDelta) -> dict[str, Any]:
     if isinstance(event, ToolCallStarted):
-        return {"index": event.index} | _call(ToolCall(event.call_id, event.name, ""))
+        return {"index": event.index} | call_object(ToolCall(event.call_id, event.name, ""))
     return {"index": event.index, "function": {"arguments": event.arguments}}
 
 
