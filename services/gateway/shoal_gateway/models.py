@@ -40,9 +40,11 @@ class ModelDirectory:
     async def states(
         self, age_s_max: float = STATES_AGE_S_MAX
     ) -> tuple[router_pb2.ModelState, ...]:
+        """The default model first: clients that let nobody choose take the first of a list."""
         now = self._clock.monotonic()
         if self._read_at is None or now - self._read_at > age_s_max:
-            self._states = await self._router.list_models()
+            states = await self._router.list_models()
+            self._states = tuple(sorted(states, key=lambda s: s.model != self._default_model))
             self._read_at = now
         return self._states
 

@@ -45,3 +45,8 @@ async def test_auto_takes_the_default_then_what_is_ready_then_what_can_be_loaded
             await directory.find("")
     else:
         assert (await directory.find("")).model == found
+
+
+async def test_the_default_model_is_listed_first() -> None:
+    directory = ModelDirectory(FixedRouter({"a": "ready", "b": "none"}), FakeClock(), "b")
+    assert [state.model for state in await directory.states()] == ["b", "a"]
