@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from shoal_entropy_drafter.calibration.cases import Case, Parameters
 from shoal_entropy_drafter.calibration.replay import Track
-from shoal_entropy_drafter.calibration.scores import apgr, auroc, point_at
+from shoal_entropy_drafter.calibration.scores import Point, apgr, auroc, outcomes, point_of
 
 ROUNDS = 400
 SEED = 518
@@ -41,23 +40,24 @@ def bootstrap(
     rng = Random(seed)
     found: dict[str, list[float]] = {}
     scores = [track.score for track in tracks]
+    settled = outcomes(threshold, cases, tracks, parameters)
     for _ in range(rounds):
-        drawn = Counter(rng.choices(range(len(cases)), k=len(cases)))
-        weights = [drawn[index] for index in range(len(cases))]
-        for name, value in _figures(threshold, cases, tracks, scores, parameters, weights).items():
+        weights = [0] * len(cases)
+        for index in rng.choices(range(len(cases)), k=len(cases)):
+            weights[index] += 1
+        figures = _figures(point_of(threshold, settled, weights), cases, tracks, scores, weights)
+        for name, value in figures.items():
             found.setdefault(name, []).append(value)
     return {name: _interval(values) for name, values in found.items()}
 
 
 def _figures(
-    threshold: float,
+    point: Point,
     cases: Sequence[Case],
     tracks: Sequence[Track],
     scores: Sequence[float],
-    parameters: Parameters,
     weights: Sequence[int],
 ) -> dict[str, float]:
-    point = point_at(threshold, cases, tracks, parameters, weights)
     figures = {
         "accuracy": point.accuracy,
         "cost": point.cost,

@@ -8,15 +8,13 @@ seconds, one model after the other; a draft that is given up counts in proportio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 from shoal_entropy_drafter.calibration.cases import Case, Parameters
 from shoal_entropy_drafter.calibration.replay import Track
-
-Measure = Callable[["Point"], float]
 
 
 @dataclass(frozen=True)
@@ -63,36 +61,64 @@ def auroc(tracks: Sequence[Track], cases: Sequence[Case], weights: Sequence[int]
     return wins / (wrong_total * below)
 
 
-def point_at(
-    threshold: float,
-    cases: Sequence[Case],
-    tracks: Sequence[Track],
-    parameters: Parameters,
-    weights: Sequence[int] = (),
-) -> Point:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one case comes to under a threshold. tokens: in tokens of the heavyweight."""
+
+    is_escalated: bool
+    is_right: bool
+    is_draft_wrong: bool
+    tokens: float
+    wall_s: float
+    heavy_tokens: int
+    heavy_wall_s: float
+
+
+def outcomes(
+    threshold: float, cases: Sequence[Case], tracks: Sequence[Track], parameters: Parameters
+) -> list[Outcome]:
     """Replay a cascade under one threshold."""
-    counts = weights or [1] * len(cases)
-    right = escalated = caught = wrong = total = 0
+    return [
+        _outcome(case, track.tokens_until_escalation(threshold), parameters.ratio)
+        for case, track in zip(cases, tracks, strict=True)
+    ]
+
+
+def _outcome(case: Case, stop: int | None, ratio: float) -> Outcome:
+    draft, heavy = case.draft, case.heavy
+    if stop is None:
+        tokens, wall_s = ratio * draft.completion_tokens, draft.wall_s
+    else:
+        share = min(1.0, stop / max(1, draft.completion_tokens))
+        tokens = ratio * stop + heavy.completion_tokens
+        wall_s = draft.wall_s * share + heavy.wall_s
+    return Outcome(
+        stop is not None,
+        case.is_draft_right if stop is None else case.is_heavy_right,
+        not case.is_draft_right,
+        tokens,
+        wall_s,
+        heavy.completion_tokens,
+        heavy.wall_s,
+    )
+
+
+def point_of(threshold: float, found: Sequence[Outcome], weights: Sequence[int] = ()) -> Point:
+    """Sum outcomes up. weights: how often each counts, for resampling."""
+    counts = weights or [1] * len(found)
+    right = escalated = caught = wrong = 0
     tokens = wall_s = heavy_tokens = heavy_wall_s = 0.0
-    for case, track, count in zip(cases, tracks, counts, strict=True):
-        draft, heavy = case.draft, case.heavy
-        stop = track.tokens_until_escalation(threshold)
-        drafted = draft.completion_tokens if stop is None else stop
-        share = 1.0 if stop is None else stop / max(1, draft.completion_tokens)
-        tokens += count * parameters.ratio * drafted
-        wall_s += count * draft.wall_s * min(1.0, share)
-        heavy_tokens += count * heavy.completion_tokens
-        heavy_wall_s += count * heavy.wall_s
-        total += count
-        wrong += count * (not case.is_draft_right)
-        if stop is None:
-            right += count * case.is_draft_right
-            continue
-        tokens += count * heavy.completion_tokens
-        wall_s += count * heavy.wall_s
-        escalated += count
-        right += count * case.is_heavy_right
-        caught += count * (not case.is_draft_right)
+    for outcome, count in zip(found, counts, strict=True):
+        tokens += count * outcome.tokens
+        wall_s += count * outcome.wall_s
+        heavy_tokens += count * outcome.heavy_tokens
+        heavy_wall_s += count * outcome.heavy_wall_s
+        right += count * outcome.is_right
+        wrong += count * outcome.is_draft_wrong
+        if outcome.is_escalated:
+            escalated += count
+            caught += count * outcome.is_draft_wrong
+    total = sum(counts)
     return Point(
         threshold,
         accuracy=right / total,
@@ -102,6 +128,13 @@ def point_at(
         precision=caught / escalated if escalated else None,
         recall=caught / wrong if wrong else None,
     )
+
+
+def point_at(
+    threshold: float, cases: Sequence[Case], tracks: Sequence[Track], parameters: Parameters
+) -> Point:
+    """What the cascade does under one threshold."""
+    return point_of(threshold, outcomes(threshold, cases, tracks, parameters))
 
 
 def cost_at(share: float, points: Sequence[Point], heavy_accuracy: float) -> Point | None:
