@@ -44,6 +44,10 @@ class VectorIndex(Protocol):
     A cancelled call leaves the store as before it or as after it.
     """
 
+    @property
+    def is_started(self) -> bool:
+        """The collection is open, as far as is known here."""
+
     async def start(self) -> None:
         """Open the collection; made first where it does not exist. Twice is once.
 

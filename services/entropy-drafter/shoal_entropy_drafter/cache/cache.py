@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from shoal_entropy_drafter.cache.base import (
     CacheStats,
     Hit,
     KeptAnswer,
+    Layer,
     Lookup,
     Match,
     Outcome,
@@ -31,7 +32,7 @@ from shoal_entropy_drafter.cache.base import (
 from shoal_entropy_drafter.cache.outage import Outage
 from shoal_entropy_drafter.cache.records import Record, Records, id_of, record_of
 from shoal_entropy_drafter.embedder.base import Embedder
-from shoal_entropy_drafter.errors import CacheStoreAway
+from shoal_entropy_drafter.errors import CacheStoreAway, CollectionRefused
 from shoal_entropy_drafter.question import Question
 
 log = logging.getLogger(__name__)
@@ -96,11 +97,11 @@ class SemanticCache:
         self._metrics = metrics
         stores: tuple[Store, ...] = ("redis", "qdrant", "embedder")
         self._outages = {store: Outage(store, clock) for store in stores}
-        self._is_index_started = False
         self._counts: dict[Outcome, int] = {}
         self._storing_count = 0
         self._stale: set[str] = set()
-        self._discarding: asyncio.Task[None] | None = None
+        self._behind: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     async def start(self) -> None:
         """Open the index. A store that is away is tried again later; nothing waits for it.
@@ -108,7 +109,7 @@ class SemanticCache:
         Raises CollectionRefused where the collection is not the one that the settings ask for.
         """
         try:
-            await self._start_index()
+            await self._index.start()
         except CacheStoreAway as err:
             self._metrics.failed("qdrant")
             self._outages["qdrant"].begin(err.problem)
@@ -158,7 +159,7 @@ class SemanticCache:
         What is being kept at the same time may stay. Raises CacheStoreAway where a store does not
         answer: then some may be left.
         """
-        await self._start_index()
+        await self._index.start()
         count = await self._records.forget(tenant, model)
         await self._index.delete_where(tenant=tenant, model=model)
         return count
@@ -166,7 +167,8 @@ class SemanticCache:
     async def stats(self) -> CacheStats:
         """What is kept, and how look-ups ended since the process began."""
         entry_count = oldest_age_s = 0
-        is_ready = not any(outage.is_on for outage in self._outages.values())
+        is_away = any(outage.is_on for outage in self._outages.values())
+        is_ready = self._index.is_started and not is_away
         try:
             entry_count = await self._records.count()
             oldest_age_s = await self._records.oldest_age_s()
@@ -197,21 +199,22 @@ class SemanticCache:
 
     async def sweep(self) -> None:
         """Let go of what has expired. Raises CacheStoreAway."""
-        await self._start_index()
+        await self._index.start()
         await self._index.delete_where(expired_at=int(self._clock.time()))
         await self._records.sweep()
         await self._index.tidy()
 
     async def settled(self) -> None:
-        """Wait until no point is being let go of behind a look-up."""
-        if self._discarding is not None:
-            await asyncio.wait([self._discarding])
+        """Wait until nothing is done behind the look-ups."""
+        while self._behind:
+            await asyncio.wait(self._behind.values())
 
     async def close(self) -> None:
-        """Let go of the index; look-ups fail from now on."""
-        if self._discarding is not None:
-            self._discarding.cancel()
-            await asyncio.wait([self._discarding])
+        """Let go of the index; look-ups find nothing from now on."""
+        self._is_closed = True
+        for task in self._behind.values():
+            task.cancel()
+        await self.settled()
         await self._index.close()
 
     async def _find(self, question: Question, search: _Search) -> Lookup:
@@ -219,6 +222,7 @@ class SemanticCache:
         (record,) = await self._ask(search, "redis", lambda: self._records.read([own]))
         if record and record.exact_key == question.exact_key and record.may_answer(question):
             return Lookup("exact", self._hit(record, 1.0, "exact"))
+        self._need_index()
         vector = await self._vector(question, search)
         if vector is None:
             return Lookup("miss")
@@ -237,12 +241,11 @@ class SemanticCache:
                 return Lookup("semantic", self._hit(record, match.similarity, "semantic"), vector)
         return Lookup("guarded" if near else "miss", vector=vector)
 
-    def _hit(self, record: Record, similarity: float, layer: Outcome) -> Hit:
+    def _hit(self, record: Record, similarity: float, layer: Layer) -> Hit:
         age_s = max(0, int(self._clock.time()) - record.created_at)
-        return Hit(record.answer(), similarity, age_s, "exact" if layer == "exact" else "semantic")
+        return Hit(record.answer(), similarity, age_s, layer)
 
     async def _nearest(self, vector: Vector, scope: str) -> list[Match]:
-        await self._start_index()
         least = self._rules.similarity_min
         return await self._index.search(vector, scope, CANDIDATE_COUNT, least)
 
@@ -264,6 +267,7 @@ class SemanticCache:
         left = await self._ask(search, "redis", lambda: self._records.write(own, record))
         self._metrics.stored()
         try:
+            self._need_index()
             vector = await self._vector(question, search)
             if vector is not None:
                 point = Point(
@@ -276,14 +280,30 @@ class SemanticCache:
         return True
 
     async def _put(self, point: Point, left: Sequence[str]) -> None:
-        await self._start_index()
         await self._index.upsert(point)
         await self._index.delete(left)
 
+    def _need_index(self) -> None:
+        """Raises _Skipped while the index is not open; it is tried behind the requests then.
+
+        Opening takes longer than a look-up may.
+        """
+        if not self._index.is_started:
+            if "start" not in self._behind and self._outages["qdrant"].may_ask():
+                self._do_behind("start", self._start_index())
+            raise _Skipped
+
     async def _start_index(self) -> None:
-        if not self._is_index_started:
+        try:
             await self._index.start()
-            self._is_index_started = True
+        except CacheStoreAway as err:
+            self._fail("qdrant", err.problem)
+        except CollectionRefused as err:
+            # The collection became another one while the service was running.
+            log.error("cache cannot use its collection", extra={"problem": str(err)})
+            self._outages["qdrant"].begin(str(err))
+        else:
+            self._outages["qdrant"].answered()
 
     async def _ask(self, search: _Search, store: Store, call: Callable[[], Awaitable[T]]) -> T:
         """What `call` of a store gives. Raises _Skipped where it is away, or InvalidRequest."""
@@ -310,13 +330,10 @@ class SemanticCache:
 
     def _discard(self, ids: Sequence[str]) -> None:
         """Let go of points whose records are gone, behind the look-up that came upon them."""
-        self._stale.update(ids)
-        if not self._stale or (self._discarding is not None and not self._discarding.done()):
-            if len(self._stale) > _STALE_MAX:
-                # The sweep comes upon them by their time.
-                self._stale.clear()
-            return
-        self._discarding = asyncio.create_task(self._discard_stale())
+        # The sweep comes upon the rest by their time.
+        self._stale.update(ids[: _STALE_MAX - len(self._stale)])
+        if self._stale and "discard" not in self._behind:
+            self._do_behind("discard", self._discard_stale())
 
     async def _discard_stale(self) -> None:
         while self._stale:
@@ -327,3 +344,12 @@ class SemanticCache:
             except CacheStoreAway as err:
                 self._fail("qdrant", err.problem)
                 return
+
+    def _do_behind(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """One task of each name at a time; `close` ends it."""
+        if self._is_closed:
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._behind[name] = task
+        task.add_done_callback(lambda _: self._behind.pop(name))

@@ -34,10 +34,17 @@ class EdgeIndex:
         self._shard = Shard(folder, collection)
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-vectors")
+        self._is_started = False
         self._is_closed = False
 
+    @property
+    def is_started(self) -> bool:
+        return self._is_started
+
     async def start(self) -> None:
-        await self._run(self._shard.open)
+        if not self._is_started:
+            await self._run(self._shard.open)
+            self._is_started = True
 
     async def upsert(self, point: Point) -> None:
         await self._run(lambda: self._shard.upsert([point]))
@@ -77,7 +84,7 @@ class EdgeIndex:
     async def close(self) -> None:
         if self._is_closed:
             return
-        self._is_closed = True
+        self._is_closed, self._is_started = True, False
         closing = asyncio.get_running_loop().run_in_executor(self._thread, self._shard.close)
         self._thread.shutdown(wait=False)
         await asyncio.shield(closing)

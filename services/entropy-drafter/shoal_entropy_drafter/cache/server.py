@@ -46,6 +46,10 @@ class ServerIndex:
         )
         self._is_started = False
 
+    @property
+    def is_started(self) -> bool:
+        return self._is_started
+
     async def start(self) -> None:
         if self._is_started:
             return
@@ -119,6 +123,7 @@ class ServerIndex:
         """The server sees to itself."""
 
     async def close(self) -> None:
+        self._is_started = False
         await self._client.close()
 
     async def _create(self) -> None:
