@@ -100,11 +100,15 @@ class Drafter:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, serve: Serve = RpcServer, dial: Dial = RpcChannel
+    settings: Settings,
+    embedder: Embedder | None = None,
+    serve: Serve = RpcServer,
+    dial: Dial = RpcChannel,
 ) -> AsyncIterator[Drafter]:
     """The service while the context is open. Leaving it drains the answers, then lets go of all.
 
-    Raises ConfigurationError where the settings cannot be used, or an upstream that they name.
+    embedder: the one that the settings ask for unless said; closed in either case. Raises
+    ConfigurationError where the settings cannot be used, or an upstream that they name.
     """
     # Before anything else is opened: these settings are wrong however the world is.
     rules = gate_rules(settings) if settings.drafter_provider != "none" else None
@@ -114,7 +118,7 @@ async def running(
         side = SideServer(settings.side_address, registry, is_ready.is_set)
         stack.push_async_callback(side.stop)
         side_address = await side.start()
-        embedder = await opened_embedder(settings)
+        embedder = embedder or await opened_embedder(settings)
         stack.push_async_callback(embedder.close)
         drafting = None if rules is None else await _drafting(settings, rules, dial, stack)
         cache = await _cache(settings, embedder, recorder, stack)

@@ -50,7 +50,7 @@ def open_source(
     # It costs 1.2 s and 60 MB.
     from shoal_entropy_drafter.draft.upstream import UpstreamDrafts
 
-    check_url(settings)
+    check_url("drafter_base_url", settings.drafter_base_url)
     source = UpstreamDrafts(
         settings.drafter_model,
         settings.drafter_base_url,
@@ -131,13 +131,8 @@ def _index(settings: Settings, clock: Clock) -> VectorIndex:
 
         folder = settings.fleet.data_dir / "qdrant" / settings.qdrant_collection
         return EdgeIndex(folder, collection, clock)
-    try:
-        return ServerIndex(
-            settings.qdrant_url, settings.qdrant_api_key.get_secret_value(), collection
-        )
-    except ValueError as err:
-        problem = f"'{redact(settings.qdrant_url)}' is not the address of a Qdrant server"
-        raise refusal("qdrant_url", f"{problem}: write http://host:port") from err
+    check_url("qdrant_url", settings.qdrant_url)
+    return ServerIndex(settings.qdrant_url, settings.qdrant_api_key.get_secret_value(), collection)
 
 
 async def ended(task: asyncio.Task[None]) -> None:
@@ -164,16 +159,15 @@ def drafter_key(settings: Settings) -> str:
     return key
 
 
-def check_url(settings: Settings) -> None:
-    """Raise ConfigurationError where `drafter_base_url` names no server."""
-    url = settings.drafter_base_url
+def check_url(option: str, url: str) -> None:
+    """Raise ConfigurationError where `url` names no HTTP server."""
     try:
         parts = urlsplit(url)
-        is_usable = bool(parts.hostname) and parts.port != 0
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise refusal("drafter_base_url", f"'{redact(url)}' is not an address: correct it")
+        raise refusal(option, f"'{redact(url)}' is not an address: write http://host:port")
 
 
 def refusal(option: str, problem: str) -> ConfigurationError:
