@@ -94,7 +94,7 @@ async def run(client: GatewayClient, options: Options, counter: Counter) -> Cali
     """Ask both models, calibrate, write files. Raises ShoalError."""
     sets = read_sets(options)
     async with client:
-        target = await find_target(client, sets.questions[0], options.heavyweight)
+        target = await find_target(client, options.heavyweight)
         parameters = parameters_of(options.parameters, target)
         asking = Asking(target.drafter, target.heavyweight, options.max_tokens, options.concurrency)
         answers = options.out / "answers.jsonl"

@@ -10,11 +10,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from shoal_cli.calibration_answers import DRAFT_PATH
 from shoal_cli.client import GatewayClient
 from shoal_cli.errors import BadOptions, GatewayFailed
 from shoal_entropy_drafter.calibration.cases import Parameters
-from shoal_entropy_drafter.calibration.prompts import LabelledPrompt
 from shoal_entropy_drafter.calibration.replay import Judging
 
 CASCADE_PATH = "/api/admin/cascade"
@@ -22,6 +20,11 @@ DEFAULT_CANDIDATES = 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([kKmMbBtT]?)")
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _HEADER_BYTES_MAX = 100 << 20
+_NO_DRAFTER = (
+    "this gateway has no cascade to calibrate: start it with a drafter, as in "
+    "`shoal up --drafter MODEL`, or set drafter_address of the gateway and drafter_provider of "
+    "the entropy-drafter"
+)
 
 
 @dataclass(frozen=True)
@@ -34,49 +37,29 @@ class Target:
     current: Judging | None = None
 
 
-async def find_target(
-    client: GatewayClient, prompt: LabelledPrompt, heavyweight: str | None
-) -> Target:
-    """Ask the gateway for a first draft and for what it says of its cascade.
-
-    Raises GatewayFailed that says what to do where there is no cascade, no drafter, or the key may
-    not look.
-    """
-    told = await _told(client)
-    body = {"messages": list(prompt.messages), "temperature": 0, "max_tokens": 1}
+async def find_target(client: GatewayClient, heavyweight: str | None) -> Target:
+    """What the gateway says of its cascade. Raises GatewayFailed that says what to do where there
+    is none, nobody drafts, or the key may not look."""
     try:
-        drafted = await client.post(DRAFT_PATH, body)
+        told = await client.get(CASCADE_PATH)
     except GatewayFailed as err:
         raise _explained(err) from err
-    drafter = str(drafted.get("model") or told.get("drafter") or "")
-    if not drafter:
-        raise GatewayFailed("the gateway does not say which model drafts: is it of this version?")
+    drafter = told.get("drafter") or {}
+    if not drafter.get("model") or drafter.get("kind") == "none":
+        detail = told.get("problem") or "its entropy-drafter only embeds"
+        raise GatewayFailed(f"{_NO_DRAFTER} ({detail})")
+    count = int(drafter.get("candidate_count") or DEFAULT_CANDIDATES)
     served = await client.models()
-    taker = heavyweight or str(told.get("heavyweight") or "")
+    taker = heavyweight or told.get("heavyweight_model") or ""
     if not taker:
-        others = [name for name in served if name not in {drafter, "auto", "cascade"}]
-        if len(others) != 1:
-            raise GatewayFailed(
-                f"the gateway serves {', '.join(served) or 'nothing'}: name the one that takes "
-                "over with --heavyweight"
-            )
-        [taker] = others
-    if taker not in served and heavyweight is not None:
+        own = {drafter["model"], told.get("cascade_model"), "auto"}
+        taker = next((name for name in served if name not in own), "")
+    if taker not in served:
         raise GatewayFailed(
-            f"the gateway does not serve '{taker}'; it serves: {', '.join(served) or 'nothing'}"
+            f"the gateway does not serve '{taker}', which would take over; it serves: "
+            f"{', '.join(served) or 'nothing'}: name one with --heavyweight"
         )
-    count = int(told.get("candidate_count") or DEFAULT_CANDIDATES)
-    return Target(drafter, taker, count, _judging(told, count))
-
-
-async def _told(client: GatewayClient) -> dict[str, Any]:
-    """What the gateway says of its cascade; nothing where it has no such page."""
-    try:
-        return await client.get(CASCADE_PATH)
-    except GatewayFailed as err:
-        if err.status in (404, 405):
-            return {}
-        raise _explained(err) from err
+    return Target(drafter["model"], taker, count, _judging(drafter, count))
 
 
 def _judging(told: dict[str, Any], candidate_count: int) -> Judging | None:
@@ -94,10 +77,7 @@ def _judging(told: dict[str, Any], candidate_count: int) -> Judging | None:
 
 def _explained(err: GatewayFailed) -> GatewayFailed:
     if err.status in (404, 405):
-        remedy = (
-            "this gateway has no cascade to calibrate: start it with a drafter, as in "
-            "`shoal up --drafter MODEL`, or set drafter_address of the gateway"
-        )
+        remedy = _NO_DRAFTER
     elif err.status in (401, 403):
         remedy = (
             "drafts can be asked for with the house's key (the data folder's api_key, or "

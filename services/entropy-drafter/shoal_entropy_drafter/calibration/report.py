@@ -16,7 +16,7 @@ from shoal_entropy_drafter.calibration.choice import (
     try_grid,
 )
 from shoal_entropy_drafter.calibration.errors import NotCalibratable
-from shoal_entropy_drafter.calibration.intervals import Interval, bootstrap
+from shoal_entropy_drafter.calibration.intervals import ROUNDS, Interval, bootstrap
 from shoal_entropy_drafter.calibration.replay import Judging, Track, track_of
 from shoal_entropy_drafter.calibration.scores import Point
 
@@ -137,7 +137,7 @@ class Asked:
     """What a calibration is asked to do.
 
     grid: the ways to judge; the best of several is taken. parameters: sizes of the models.
-    current: how the drafter judges now, kept where nothing is better.
+    current: how the drafter judges now, kept where nothing is better. rounds: of the bootstrap.
     """
 
     drafter: str
@@ -145,6 +145,7 @@ class Asked:
     parameters: Parameters
     grid: tuple[Judging, ...]
     current: Judging | None = None
+    rounds: int = ROUNDS
 
 
 def calibrate(
@@ -157,94 +158,87 @@ def calibrate(
     check_cases(cases)
     entries = try_grid(asked.grid, cases, asked.parameters, asked.current, progress)
     if not entries:
-        raise NotCalibratable(
-            "the drafter's tokens carry no entropy, so no threshold tells drafts apart: look "
-            "whether it gives log-probabilities (top_logprobs)"
-        )
+        raise NotCalibratable(_NO_ENTROPY)
     judging = entries[0].judging
     tracks = [track_of(case.draft, judging) for case in cases]
     points = curve(cases, tracks, asked.parameters)
     chosen = _rounded(choose(points, cases, tracks), cases, tracks, asked.parameters)
-    threshold = chosen.point.threshold
-    mine = report_on(cases, tracks, points, threshold, asked.parameters)
+    gate = _Gate(judging, chosen.point.threshold, asked.parameters, asked.rounds)
     notes = [] if chosen.has_margin else [_NO_MARGIN]
     seen = {case.key for case in cases}
-    unseen_cases = [case for case in test_cases if case.key not in seen]
-    test = _report_elsewhere("test set", test_cases, judging, threshold, asked.parameters, notes)
-    unseen = None
-    if len(unseen_cases) < len(test_cases):
-        name = "test set without the prompts that are in the calibration set, too"
-        unseen = _report_elsewhere(name, unseen_cases, judging, threshold, asked.parameters, notes)
+    unseen = [case for case in test_cases if case.key not in seen]
     return Calibration(
         drafter=asked.drafter,
         heavyweight=asked.heavyweight,
         judging=judging,
         parameters=asked.parameters,
         chosen=chosen,
-        calibrate=mine,
-        test=test,
-        unseen=unseen,
+        calibrate=gate.report(cases),
+        test=gate.report_or_note("the test set", test_cases, notes),
+        unseen=gate.report_or_note("what of it was not seen", unseen, notes)
+        if len(unseen) < len(test_cases)
+        else None,
         grid=tuple(entries),
         notes=tuple(notes),
     )
 
 
-def _report_elsewhere(
-    name: str,
-    cases: Sequence[Case],
-    judging: Judging,
-    threshold: float,
-    parameters: Parameters,
-    notes: list[str],
-) -> SetReport | None:
-    """Of cases that had no part in the choice; None and a note where they cannot tell anything."""
-    if not cases:
-        return None
-    try:
-        check_cases(cases)
-    except NotCalibratable as err:
-        notes.append(f"no figures of the {name}: {err}")
-        return None
-    tracks = [track_of(case.draft, judging) for case in cases]
-    points = curve(cases, tracks, parameters)
-    return report_on(cases, tracks, points, threshold, parameters)
-
-
+_NO_ENTROPY = (
+    "the drafter's tokens carry no entropy, so no threshold tells drafts apart: look whether it "
+    "gives log-probabilities (top_logprobs)"
+)
 _NO_MARGIN = (
     "no threshold keeps 99 % of the heavyweight's accuracy with a margin for chance; the one that "
     "comes closest was taken: more prompts narrow the margin"
 )
 
 
-def report_on(
-    cases: Sequence[Case],
-    tracks: Sequence[Track],
-    points: Sequence[Point],
-    threshold: float,
-    parameters: Parameters,
-) -> SetReport:
-    """Figures of one set under a threshold that was chosen somewhere."""
-    count = len(cases)
-    heavy_accuracy = sum(case.is_heavy_right for case in cases) / count
-    heavy_tokens = sum(case.heavy.completion_tokens for case in cases)
-    draft_tokens = sum(case.draft.completion_tokens for case in cases)
-    knowing = scores.oracle_scores(cases)
-    return SetReport(
-        case_count=count,
-        drafter_accuracy=sum(case.is_draft_right for case in cases) / count,
-        heavyweight_accuracy=heavy_accuracy,
-        drafter_cost=parameters.ratio * draft_tokens / max(1, heavy_tokens),
-        auroc=scores.auroc(tracks, cases),
-        apgr=scores.apgr([track.score for track in tracks], cases),
-        oracle_apgr=scores.apgr(knowing, cases),
-        points=tuple(points),
-        at_threshold=scores.point_at(threshold, cases, tracks, parameters),
-        at_95=scores.cost_at(0.95, points, heavy_accuracy),
-        at_99=scores.cost_at(0.99, points, heavy_accuracy),
-        knee=scores.knee(points),
-        oracle=_oracle(cases, parameters),
-        intervals=bootstrap(threshold, cases, tracks, parameters),
-    )
+@dataclass(frozen=True)
+class _Gate:
+    """What was chosen, to be tried on any set."""
+
+    judging: Judging
+    threshold: float
+    parameters: Parameters
+    rounds: int
+
+    def report(self, cases: Sequence[Case]) -> SetReport:
+        """Raises NotCalibratable."""
+        check_cases(cases)
+        tracks = [track_of(case.draft, self.judging) for case in cases]
+        points = curve(cases, tracks, self.parameters)
+        if not points:
+            raise NotCalibratable(_NO_ENTROPY)
+        count = len(cases)
+        heavy_accuracy = sum(case.is_heavy_right for case in cases) / count
+        heavy_tokens = sum(case.heavy.completion_tokens for case in cases)
+        draft_tokens = sum(case.draft.completion_tokens for case in cases)
+        return SetReport(
+            case_count=count,
+            drafter_accuracy=sum(case.is_draft_right for case in cases) / count,
+            heavyweight_accuracy=heavy_accuracy,
+            drafter_cost=self.parameters.ratio * draft_tokens / max(1, heavy_tokens),
+            auroc=scores.auroc(tracks, cases),
+            apgr=scores.apgr([track.score for track in tracks], cases),
+            oracle_apgr=scores.apgr(scores.oracle_scores(cases), cases),
+            points=tuple(points),
+            at_threshold=scores.point_at(self.threshold, cases, tracks, self.parameters),
+            at_95=scores.cost_at(0.95, points, heavy_accuracy),
+            at_99=scores.cost_at(0.99, points, heavy_accuracy),
+            knee=scores.knee(points),
+            oracle=_oracle(cases, self.parameters),
+            intervals=bootstrap(self.threshold, cases, tracks, self.parameters, self.rounds),
+        )
+
+    def report_or_note(
+        self, name: str, cases: Sequence[Case], notes: list[str]
+    ) -> SetReport | None:
+        """None where there are no cases, and None with a note where they can tell nothing."""
+        try:
+            return self.report(cases) if cases else None
+        except NotCalibratable as err:
+            notes.append(f"no figures of {name}: {err}")
+            return None
 
 
 def _rounded(

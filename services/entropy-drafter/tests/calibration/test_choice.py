@@ -30,7 +30,7 @@ def entry(judging: Judging, cost: float, has_margin: bool = True, auroc: float =
 def test_the_choice_keeps_a_margin_above_the_cheapest(
     drawn: Callable[[int], list[Case]],
 ) -> None:
-    cases = drawn(400)
+    cases = drawn(250)
     tracks = [track_of(each.draft, JUDGING) for each in cases]
     points = curve(cases, tracks, PARAMETERS)
     heavy = sum(each.is_heavy_right for each in cases) / len(cases)
@@ -64,7 +64,7 @@ def test_the_grid_leaves_out_what_changes_nothing() -> None:
 def test_every_way_to_judge_is_tried(drawn: Callable[[int], list[Case]]) -> None:
     steps = []
     grid = judgings(20, windows=(1, 4), early_exits=(4,), estimates=("renormalised",))
-    found = try_grid(grid, drawn(120), PARAMETERS, progress=lambda: steps.append(1))
+    found = try_grid(grid, drawn(80), PARAMETERS, progress=lambda: steps.append(1))
     assert {each.judging for each in found} == set(grid)
     assert len(steps) == len(grid) == 6
     costs = [each.chosen.point.cost for each in found if each.chosen.has_margin]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from .conftest import answered, case
 
 Drawn = Callable[..., list[Case]]
 PARAMETERS = Parameters(1.0, 10.0)
-ASKED = Asked("small", "large", PARAMETERS, (Judging(4, 4, 20),))
+ASKED = Asked("small", "large", PARAMETERS, (Judging(4, 4, 20),), rounds=40)
 
 
 def calibrated(drawn: Drawn) -> Calibration:
@@ -62,7 +63,7 @@ def test_without_test_cases_there_are_no_figures_of_them(drawn: Drawn) -> None:
 
 def test_the_best_of_a_grid_is_taken(drawn: Drawn) -> None:
     grid = tuple(judgings(20, windows=(1, 4), early_exits=(4,), statistics=("mean",)))
-    calibration = calibrate(Asked("small", "large", PARAMETERS, grid), drawn(150), [])
+    calibration = calibrate(replace(ASKED, grid=grid), drawn(90), [])
     assert calibration.judging == calibration.grid[0].judging
     assert len(calibration.grid) == len(grid)
 

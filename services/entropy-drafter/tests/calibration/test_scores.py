@@ -110,7 +110,7 @@ def test_apgr_by_hand() -> None:
 def test_apgr_of_a_random_choice_is_a_half_and_nobody_beats_the_oracle(
     drawn: Callable[[int], list[Case]],
 ) -> None:
-    cases = drawn(4000)
+    cases = drawn(1200)
     rng = Random(9)
     chance = scores.apgr([rng.random() for _ in cases], cases)
     gate = scores.apgr([track.score for track in tracks_of(cases)], cases)
@@ -118,7 +118,7 @@ def test_apgr_of_a_random_choice_is_a_half_and_nobody_beats_the_oracle(
     assert chance is not None
     assert gate is not None
     assert oracle is not None
-    assert chance == pytest.approx(0.5, abs=0.05)
+    assert chance == pytest.approx(0.5, abs=0.1)
     assert 0.6 < gate < oracle <= 1.01
 
 
