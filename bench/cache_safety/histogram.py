@@ -35,10 +35,12 @@ def draw(judged: Sequence[Judged], threshold: float, path: Path) -> None:
         axes.hist(_clipped(passed), bins=_BINS, color=_PASSED, label=name)
         axes.axvline(threshold, color="black", linewidth=1)
         right = sum(one.cosine >= threshold for one in chosen)
-        axes.text(threshold + 0.003, 0.55, f"{right}", transform=axes.get_xaxis_transform())
+        axes.text(threshold, 1.02, f"{right} ▸", transform=axes.get_xaxis_transform(), fontsize=8)
         axes.set_ylabel("pairs")
         axes.legend(loc="upper left", fontsize=8, frameon=False)
-    lower.set_xlabel(f"cosine of the two questions' vectors; line: threshold {threshold:.2f}")
+    lower.set_xlabel(
+        f"cosine of the two questions' vectors; line: threshold {threshold:.2f}, ▸ pairs beyond it"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, dpi=110)
 

@@ -121,9 +121,12 @@ NEAR_MISSES: Mapping[str, tuple[tuple[str, str], ...]] = {
             "Translate {ingredient} from English to {language}.",
             "Translate {ingredient} from English to {language_2}.",
         ),
-        ("What is the capital of {country}?", "Was ist die Hauptstadt von {country}?"),
+        (
+            "What is the capital of {country}?",
+            "Was ist die Hauptstadt von {country}?",  # codespell:ignore
+        ),
         ("Explain {illness} in {language}.", "Explain {illness}."),
-        ("Where is {city}?", "Wo ist {city}?"),
+        ("Where is {city}?", "Wo ist {city}?"),  # codespell:ignore
         ("Write a letter to {name}.", "Write a letter to {name} in {language}."),
         ("Who was {person}?", "Qui était {person} ?"),
         (

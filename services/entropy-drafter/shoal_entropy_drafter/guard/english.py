@@ -14,6 +14,7 @@ from shoal_entropy_drafter.guard.tokens import Token
 
 _ENDS = (".", "!", "?")
 _INDIRECT_ENDS = {"works": "work", "means": "mean", "happens": "happen", "functions": "function"}
+_PERSONS = (("i",), ("you",), ("we",))
 # A fronted phrase is short; further away a question word belongs to something else.
 _FRONT_TOKENS_MAX = 8
 # Nobody greets more often, and each costs a pass.
@@ -107,7 +108,7 @@ def _without_politeness(tokens: list[Token]) -> tuple[list[Token], bool]:
     tokens = _without_closing(tokens, is_wording)
     is_asked = False
     for _ in range(_COURTESIES_MAX):
-        count = _courtesy(tokens)
+        count = _courtesy(tokens, is_wording)
         if not count:
             count = _lead(tokens) or _request(tokens, is_wording)
             is_asked |= count > 0
@@ -117,22 +118,23 @@ def _without_politeness(tokens: list[Token]) -> tuple[list[Token], bool]:
     return tokens, is_asked
 
 
-def _courtesy(tokens: list[Token]) -> int:
-    """Tokens of a greeting or another beginning that asks nothing, with the mark behind it."""
+def _courtesy(tokens: list[Token], is_wording: bool) -> int:
+    """Tokens of a greeting or another beginning that asks nothing, with the mark behind it. Where
+    wording is the matter, `Hello, what does it mean?` keeps its hello."""
     texts = _texts(tokens)
-    for count in range(min(len(texts) - 1, words.LEAD_WORDS_MAX), 0, -1):
+    for count in range(min(len(texts) - 1, words.COURTESY_WORDS_MAX), 0, -1):
         phrase, following = texts[:count], tokens[count]
         mark = following.text if following.kind == "mark" else ""
-        ends = len(tokens) > count + 1 and (
-            (phrase in words.GREETINGS and mark in (",", "!", "."))
-            or (phrase in words.OPENINGS and mark in (".", "!"))
-            or (phrase in words.INTERJECTIONS and mark == ",")
-        )
-        if ends:
+        if phrase in words.OPENINGS and mark in (".", "!") and len(texts) > count + 1:
             return count + 1
-        is_loose = phrase in words.GREETINGS or phrase in words.INTERJECTIONS
-        if is_loose and texts[count] in words.ASKING:
+        is_greeting = phrase in words.GREETINGS
+        if is_wording or not (is_greeting or phrase in words.INTERJECTIONS):
+            continue
+        if texts[count] in words.ASKING:
             return count
+        marks = (",", "!", ".") if is_greeting else (",",)
+        if mark in marks and len(texts) > count + 1:
+            return count + 1
     return 0
 
 
@@ -141,14 +143,16 @@ def _lead(tokens: list[Token]) -> int:
     texts = _texts(tokens)
     for count in range(min(len(texts) - 1, words.LEAD_WORDS_MAX + 1), 0, -1):
         phrase = tuple(text for text in texts[:count] if text != "please") or ("please",)
-        if phrase not in words.LEADS or any(token.is_name for token in tokens[:count]):
+        is_knowing = phrase in words.KNOWING
+        if not (is_knowing or phrase in words.LEADS) or any(t.is_name for t in tokens[:count]):
             continue
-        if texts[count] in words.QUESTION_WORDS:
+        rest = texts[count:]
+        if is_knowing and rest[1:2] in _PERSONS and rest[1:3] != ("i", "can"):
+            return 0
+        if rest[0] in words.QUESTION_WORDS:
             return count
-        is_marked = tokens[count].kind == "mark" and tokens[count].text in (",", ":")
-        if is_marked and texts[count + 1 : count + 2]:
-            begins = texts[count + 1] in words.ASKING
-            return count + 1 if begins else 0
+        if tokens[count].text in (",", ":") and rest[1:] and rest[1] in words.ASKING:
+            return count + 1
     return 0
 
 
@@ -186,9 +190,8 @@ def _closing(tokens: list[Token], is_wording: bool) -> int:
     for count in range(min(len(tokens) - 2, words.CLOSING_WORDS_MAX), 0, -1):
         previous = tokens[-count - 1]
         phrase = _texts(tokens[-count:])
-        if phrase == ("please",) and is_wording:
-            continue
-        if phrase in words.CLOSINGS and previous.kind == "mark" and previous.text in (",", *_ENDS):
+        marks = _ENDS if is_wording else (",", *_ENDS)
+        if phrase in words.CLOSINGS and previous.kind == "mark" and previous.text in marks:
             return count
     return 0
 
@@ -259,7 +262,7 @@ def _opened(tokens: list[Token]) -> list[Token]:
             rest = tokens[count:]
             return [
                 Token("word", opener),
-                *(_without_articles(rest) if opener == words.HOW_TO else rest),
+                *(_one_article(rest) if opener == words.HOW_TO else rest),
             ]
     if texts[0] in ("how", "what", "why", "where", "when") and len(texts) > 2:
         if texts[1] in ("do", "does"):
@@ -270,39 +273,41 @@ def _opened(tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-def _without_articles(tokens: list[Token]) -> list[Token]:
-    """In instructions `a file` is `the file`; `vitamin a` and `a few` keep theirs."""
+def _one_article(tokens: list[Token]) -> list[Token]:
+    """In instructions `a file` is `the file`; `a few` is not `the few`."""
     out: list[Token] = []
     for index, token in enumerate(tokens):
         is_article = token.kind == "word" and token.text in words.ARTICLES and not token.is_name
         following = _texts(tokens[index + 1 : index + 2])
-        is_kept = (
-            not following
-            or following[0] in words.COUNTED
-            or following[0].startswith("<")
-            or (bool(out) and out[-1].text in words.LETTERED and token.text == "a")
-        )
-        if not is_article or is_kept:
-            out.append(token)
+        is_plain = is_article and following != () and following[0] not in words.COUNTED
+        out.append(Token("word", "the") if is_plain else token)
     return out
 
 
 def _plain_words(tokens: list[Token]) -> list[Token]:
     """One word for those that mean the same; `an` as `a`; no comma before `and` and `or`."""
+    texts = _texts(tokens)
+    has_terms = not words.TERMS.isdisjoint(texts)
     out: list[Token] = []
-    for index, token in enumerate(tokens):
-        following = _texts(tokens[index + 1 : index + 2])
-        if token.kind == "mark" and token.text == "," and following in (("and",), ("or",)):
+    index = 0
+    while index < len(tokens):
+        token, following = tokens[index], texts[index + 1] if index + 1 < len(texts) else ""
+        is_done = index > 0 and texts[index - 1] in words.DOERS
+        index += 1
+        if token.kind == "mark" and token.text == "," and following in ("and", "or"):
             continue
         if token.kind != "word" or token.is_name:
             out.append(token)
-            continue
-        pair = (out[-1].text, token.text) if out and out[-1].kind == "word" else ("", "")
-        if pair in words.SYNONYM_PAIRS:
-            out[-1] = Token("word", words.SYNONYM_PAIRS[pair])
-            continue
-        text = "a" if token.text == "an" else words.SYNONYMS.get(token.text, token.text)
-        out.append(_word(text, token))
+        elif token.text == "an":
+            out.append(_word("a", token))
+        elif has_terms:
+            out.append(token)
+        elif is_done and (pair := words.VERB_PAIRS.get((token.text, following))):
+            out.append(Token("word", pair))
+            index += 1
+        else:
+            text = words.SYNONYMS.get(token.text, token.text)
+            out.append(_word(words.VERBS.get(text, text) if is_done else text, token))
     return out
 
 

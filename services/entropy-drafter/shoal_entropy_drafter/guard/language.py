@@ -13,17 +13,14 @@ def language_of(tokens: Sequence[Token]) -> str:
 
     Letters of another script name no language: their words are compared anyway.
     """
-    texts = [
-        part
-        for token in tokens
-        if token.kind == "word"
+    counts = dict.fromkeys(words.STOP_WORDS, 0)
+    for token in tokens:
+        if token.kind != "word":
+            continue
         # `what's` is as English as `what`.
-        for part in {token.text, token.text.partition("'")[0]}
-    ]
-    counts = {
-        code: sum(text in stop_words for text in texts)
-        for code, stop_words in words.STOP_WORDS.items()
-    }
+        text = token.text if token.text in words.LANGUAGES else token.text.partition("'")[0]
+        for code in words.LANGUAGES.get(text, ()):
+            counts[code] += 1
     best = max(counts, key=lambda code: counts[code])
     others = [count for code, count in counts.items() if code != best]
     return best if counts[best] > max(others) else ""

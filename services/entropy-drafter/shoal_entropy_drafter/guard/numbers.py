@@ -43,7 +43,7 @@ _NUMBER = re.compile(
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)"
     r"(?P<unit>%|°[CF]?|[$€£¥₹]|[A-Za-zµμΩ]{1,12})?"
 )
-_ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
+_ORDINAL_ENDINGS = ("st", "nd", "rd", "th")  # codespell:ignore
 
 
 def _units(lines: str) -> Mapping[str, str]:

@@ -135,4 +135,8 @@ def _add_word(found: list[Token], word: str, lower: str, shouted: bool) -> None:
     is_function = lower in words.STOP_WORDS["en"] and lower not in words.ARTICLES
     if is_name and is_function and not (word.isupper() and lower in words.AMBIGUOUS):
         is_name = False
+    if shouted and lower in words.AMBIGUOUS and not is_function:
+        # Whether Windows or windows, nobody can say.
+        found.append(Token("literal", word))
+        return
     found.append(Token("word", lower, is_name, is_initial and not is_name))

@@ -53,8 +53,8 @@ LOOSE = PREPOSITIONS | RELATIVE | AUXILIARIES
 # A text about wording keeps every `please`.
 WORDING = _set(
     "say says said saying translate translation mean means meaning word words phrase phrases spell "
-    "spelling pronounce write type repeat print echo sentence text letter letters character "
-    "characters line rhyme synonym synonyms quote begin begins start starts end ends"
+    "spelling pronounce type repeat print echo sentence text letter letters character "
+    "characters line rhyme synonym synonyms quote"
 )
 IMPERATIVES = _set(
     "write explain translate summarize summarise list give show describe convert calculate compute "
@@ -73,11 +73,6 @@ STATES = _set(
     "rate stand affect impact influence die"
 )
 
-# `vitamin a` ends in a letter, not in an article.
-LETTERED = _set(
-    "vitamin hepatitis plan type option section class grade group team level part series model "
-    "point variable letter note key string column row cell blood"
-)
 # `a few` is not `few`.
 COUNTED = _set("few little lot bit couple dozen hundred thousand million")
 
@@ -126,11 +121,6 @@ tell me
 explain
 explain to me
 show me
-let me know
-do you know
-do you happen to know
-does anyone know
-does anybody know
 i would like to know
 i would love to know
 i would like to ask
@@ -167,6 +157,15 @@ would you be so kind as to tell me
 would you be so kind as to explain
 """)
 
+# Before `who you are` they ask what is known, before `how to` for the way.
+KNOWING = _phrases("""
+do you know
+do you happen to know
+does anyone know
+does anybody know
+""")
+LEAD_WORDS_MAX = max(map(len, LEADS | KNOWING))
+
 # Whole sentences before a question that add nothing to it.
 OPENINGS = _phrases("""
 i have a question
@@ -181,7 +180,7 @@ can you help me
 could you help me
 sorry to bother you
 """)
-LEAD_WORDS_MAX = max(map(len, LEADS | GREETINGS | OPENINGS | INTERJECTIONS))
+COURTESY_WORDS_MAX = max(map(len, GREETINGS | OPENINGS | INTERJECTIONS))
 
 # After a comma or a sentence's end.
 CLOSINGS = _phrases("""
@@ -241,7 +240,7 @@ CONTRACTIONS: Mapping[str, tuple[str, ...]] = {
     **{f"{word}nt": (word, "not") for word in ("do", "does", "did", "is", "could", "would")},
     "can't": ("can", "not"),
     "cannot": ("can", "not"),
-    "cant": ("can", "not"),
+    "cant": ("can", "not"),  # codespell:ignore
     "won't": ("will", "not"),
     "shan't": ("shall", "not"),
     "i'm": ("i", "am"),
@@ -254,36 +253,30 @@ CONTRACTIONS: Mapping[str, tuple[str, ...]] = {
 # `who's` may be `who has`: only before a word that cannot follow `has`.
 COPULA_CONTRACTIONS: Mapping[str, str] = {
     f"{word}'s": word for word in _set("what who where how when why it that there he she here")
-} | {"whats": "what", "hows": "how", "wheres": "where"}
-PARTICIPLES = _set("been got gone done become had made come begun taken won lost written given")
+} | {"whats": "what", "hows": "how", "wheres": "where"}  # codespell:ignore
+PARTICIPLES = _set(
+    "been got gone done become had made come begun taken won lost written given left cut set put "
+    "hit read seen known said heard paid sold told found kept held met led sent spent built bought "
+    "brought thought taught caught fought felt let shut hurt cost quit spread run broken chosen "
+    "driven eaten fallen forgotten frozen hidden ridden risen shown spoken stolen thrown worn "
+    "drunk sung swum grown flown drawn"
+)
 
 SYNONYMS: Mapping[str, str] = _same("""
-buy purchase
-buying purchasing
-begin start commence
-beginning starting
 picture image
 pictures images
-big large
 bigger larger
 biggest largest
-fix repair
-fixing repairing
 child kid
 children kids
 fast quickly rapidly
 physician doctor
 physicians doctors
-terminate end
-compute calculate
-select choose
 lawyer attorney
 lawyers attorneys
 mother mom mum
 father dad
 television tv
-movie film
-movies films
 couch sofa
 taxi cab
 luggage baggage
@@ -295,42 +288,56 @@ often frequently
 perhaps maybe
 wealthy rich
 incorrect wrong
-obtain get
-need require
 car automobile
 cars automobiles
-attempt try
-help assist
-intelligent clever
 allowed permitted
 forbidden prohibited
 email e-mail
 emails e-mails
 wifi wi-fi
 online on-line
-okay ok
 grey gray
 colour color
 colours colors
 centre center
 favourite favorite
-organise organize
-summarise summarize
-analyse analyze
-optimise optimize
-recognise recognize
 licence license
 theatre theater
 catalogue catalog
 behaviour behavior
 aluminium aluminum
 """)
-SYNONYM_PAIRS: Mapping[tuple[str, str], str] = {
+# Only where somebody does it: `what does begin do` is not `what does start do`.
+VERBS: Mapping[str, str] = _same("""
+buy purchase
+begin start commence
+fix repair
+terminate end
+compute calculate
+obtain get
+need require
+attempt try
+help assist
+organise organize
+summarise summarize
+analyse analyze
+optimise optimize
+recognise recognize
+""")
+VERB_PAIRS: Mapping[tuple[str, str], str] = {
     ("turn", "on"): "enable",
     ("switch", "on"): "enable",
     ("turn", "off"): "disable",
     ("switch", "off"): "disable",
 }
+DOERS = _set("i you we they he she to") | {HOW_TO, IS_POSSIBLE}
+# Where words themselves are asked about, none stands for another.
+TERMS = WORDING | _set(
+    "keyword keywords command commands function functions method methods statement statements "
+    "clause operator operators element elements tag tags attribute property define defines "
+    "definition difference differences differ versus vs between compare called term terms verb "
+    "noun adjective title titled label labelled labeled button sql code"
+)
 
 # Words that mean something else with a capital, where the rest of the text gives no hint.
 AMBIGUOUS = _set(
@@ -382,27 +389,33 @@ STOP_WORDS: Mapping[str, frozenset[str]] = {
         "would an about into give tell explain write translate describe"
     ),
     "de": _set(
-        "der die das und ist ich wie was wo wer warum ein eine einen nicht mit für auf zu von den "
-        "dem des kann mein meine bitte wann welche sind auch im am oder bei nach"
+        "der die das und ist oder ich wie was wo wer warum "  # codespell:ignore
+        "ein eine einen nicht mit für auf zu von den dem des kann mein meine bitte wann welche "
+        "sind auch im am bei nach"
     ),
     "fr": _set(
         "le la les un une des et est je comment quoi où qui pourquoi ne pas avec pour sur de du au "
         "mon ma mes quel quelle quels dans que s'il vous c'est l'on était peut puis"
     ),
     "es": _set(
-        "el la los las un una y es yo cómo qué dónde quién por no con para de del al mi mis cuál "
-        "cuánto cuánta cuándo en que se puedo fue son está"
+        "el la los las un una y es yo mi mis "  # codespell:ignore
+        "cómo qué dónde quién por no con para de del al cuál cuánto cuánta cuándo en que se puedo "
+        "fue son está"
     ),
     "it": _set(
         "il lo la gli le un una e è io come che dove chi perché non con per di del della al mio "
         "mia quale quanto quando posso sono nel si bere"
     ),
     "pt": _set(
-        "o os as um uma e é eu como que onde quem não com para de do da ao meu minha qual quanto "
-        "quando posso são no na em"
+        "o os as um uma e é eu meu minha "  # codespell:ignore
+        "como que onde quem não com para de do da ao qual quanto quando posso são no na em"
     ),
     "nl": _set(
         "de het een en ik hoe wat waar wie waarom niet met voor op van mijn kan welke zijn dat dit "
         "wanneer te bij naar"
     ),
+}
+LANGUAGES: Mapping[str, tuple[str, ...]] = {
+    word: tuple(code for code, stop_words in STOP_WORDS.items() if word in stop_words)
+    for word in frozenset().union(*STOP_WORDS.values())
 }
