@@ -169,10 +169,11 @@ def _delta(position: int, token_id: int, sampling: Any) -> Any:
 
 
 class FakeRouter(router_pb2_grpc.RouterServiceServicer):
-    """One model on one stage. `plan_count` plans are given out per request, then silence."""
+    """`models` on one stage. `plan_count` plans are given out per request, then silence."""
 
     def __init__(self) -> None:
         self.stage_locator = ""
+        self.models = ["heavyweight"]
         self.plan_count = 1
         self.is_ready = True
         self.is_loadable = False
@@ -189,17 +190,20 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
 
     async def ListModels(self, request: Any, context: Any) -> Any:
         self.list_count += 1
-        state = router_pb2.ModelState(
-            model="heavyweight",
-            revision="r1",
-            layer_count=6,
-            is_ready=self.is_ready,
-            context_length=self.context_length,
-            is_loadable=self.is_loadable,
-            readiness=self.readiness,
-            loading_percent=self.loading_percent,
-        )
-        return router_pb2.ListModelsResponse(models=[state])
+        states = [
+            router_pb2.ModelState(
+                model=model,
+                revision="r1",
+                layer_count=6,
+                is_ready=self.is_ready,
+                context_length=self.context_length,
+                is_loadable=self.is_loadable,
+                readiness=self.readiness,
+                loading_percent=self.loading_percent,
+            )
+            for model in self.models
+        ]
+        return router_pb2.ListModelsResponse(models=states)
 
     async def Plan(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         try:
