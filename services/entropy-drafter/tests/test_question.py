@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.common.v1 import chat_pb2
@@ -151,6 +151,7 @@ def test_sessions_share_answers_that_are_drawn_too() -> None:
     assert question_of(task, RULES) == question_of(_task(temperature=0.5), RULES)
 
 
+@settings(deadline=None)
 @given(first=st.text(max_size=6), second=st.text(max_size=6), third=st.text(max_size=6))
 def test_no_two_lists_of_texts_have_one_scope(first: str, second: str, third: str) -> None:
     one, other = _task(), _task()
@@ -164,6 +165,7 @@ _BLANKS = st.text(alphabet=" \t\u00a0\u2003", min_size=1, max_size=3)
 _SPOKEN = st.lists(st.text(alphabet="abcäé日5.?", min_size=1, max_size=6), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(words=_SPOKEN, data=st.data())
 def test_blanks_do_not_change_the_exact_key(words: list[str], data: st.DataObject) -> None:
     spread = data.draw(_BLANKS) + "".join(word + data.draw(_BLANKS) for word in words)
@@ -171,6 +173,7 @@ def test_blanks_do_not_change_the_exact_key(words: list[str], data: st.DataObjec
     assert one.exact_key == other.exact_key
 
 
+@settings(deadline=None)
 @given(one=st.text(min_size=1, max_size=20), other=st.text(min_size=1, max_size=20))
 def test_equal_keys_mean_equal_texts(one: str, other: str) -> None:
     one, other = f"a{one}", f"a{other}"

@@ -77,11 +77,11 @@ def _same(one: Token, other: Token, is_caseless: bool) -> bool:
     """Equal words, and capitals that do not make another word of one of them."""
     if one.kind != other.kind or one.text != other.text:
         return False
-    if one.is_name == other.is_name and one.is_initial == other.is_initial:
+    if one.is_name == other.is_name:
         return True
-    if one.text in words.AMBIGUOUS and one.is_name != other.is_name:
+    if one.text in words.AMBIGUOUS:
         return False
-    return one.is_name == other.is_name or is_caseless or one.is_initial or other.is_initial
+    return is_caseless or one.is_initial or other.is_initial
 
 
 def _reason(one: _Reading, other: _Reading) -> str:
