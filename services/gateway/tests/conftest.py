@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,39 +263,43 @@ class Fleet:
 StartFleet = Callable[..., Any]
 
 
+@asynccontextmanager
+async def running_fleet(
+    data_dir: Path, tokens: ModelTokens, template: str = "", **settings: Any
+) -> AsyncIterator[Fleet]:
+    """A gateway and its fakes, as long as the context is open."""
+    router, stage, store = FakeRouter(), FakeStage(), FakeShardStore()
+    if template:
+        store.files["chat_template.jinja"] = template.encode()
+    servers = [RpcServer("127.0.0.1:0", drain_timeout_s=0.1) for _ in range(3)]
+    servers[0].add(router_pb2_grpc.add_RouterServiceServicer_to_server, router)
+    servers[1].add(stage_pb2_grpc.add_StageServiceServicer_to_server, stage)
+    servers[2].add(shard_store_pb2_grpc.add_ShardStoreServiceServicer_to_server, store)
+    addresses = [await server.start() for server in servers]
+    router.stage_locator = locator(addresses[1])
+    waits = {"replan_timeout_s": 0.2, "router_wait_s": 0.2, "drain_timeout_s": 0.5}
+    values = {"api_key": KEY} | waits | settings
+    configured = Settings(
+        listen_port=0,
+        router_address=addresses[0],
+        shard_store_address=addresses[2],
+        template_workers=1,
+        fleet=FleetSettings(data_dir=data_dir),
+        **values,
+    )
+    try:
+        async with running(configured) as (address, _):
+            fleet = Fleet(f"http://{address}", router, stage, store, *servers, tokens)
+            fleet.says("hello")
+            yield fleet
+    finally:
+        for server in servers:
+            await server.stop()
+
+
 @pytest.fixture
 def start_fleet(tmp_path: Path, demo_tokens: ModelTokens) -> StartFleet:
-    @asynccontextmanager
-    async def start(template: str = "", **settings: Any) -> AsyncIterator[Fleet]:
-        router, stage, store = FakeRouter(), FakeStage(), FakeShardStore()
-        if template:
-            store.files["chat_template.jinja"] = template.encode()
-        servers = [RpcServer("127.0.0.1:0", drain_timeout_s=0.1) for _ in range(3)]
-        servers[0].add(router_pb2_grpc.add_RouterServiceServicer_to_server, router)
-        servers[1].add(stage_pb2_grpc.add_StageServiceServicer_to_server, stage)
-        servers[2].add(shard_store_pb2_grpc.add_ShardStoreServiceServicer_to_server, store)
-        addresses = [await server.start() for server in servers]
-        router.stage_locator = locator(addresses[1])
-        waits = {"replan_timeout_s": 0.2, "router_wait_s": 0.2, "drain_timeout_s": 0.5}
-        values = {"api_key": KEY} | waits | settings
-        configured = Settings(
-            listen_port=0,
-            router_address=addresses[0],
-            shard_store_address=addresses[2],
-            template_workers=1,
-            fleet=FleetSettings(data_dir=tmp_path),
-            **values,
-        )
-        try:
-            async with running(configured) as (address, _):
-                fleet = Fleet(f"http://{address}", router, stage, store, *servers, demo_tokens)
-                fleet.says("hello")
-                yield fleet
-        finally:
-            for server in servers:
-                await server.stop()
-
-    return start
+    return partial(running_fleet, tmp_path, demo_tokens)
 
 
 @pytest.fixture

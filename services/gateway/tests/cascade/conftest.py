@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from shoal.drafter.v1 import drafter_pb2, drafter_pb2_grpc
 from shoal.worker.v1 import stage_pb2
 from shoal_common.errors import ShoalError
 from shoal_common.rpc import RpcServer
 from shoal_common.tokens import ModelTokens
+
+from ..conftest import FakeRouter, FakeStage, running_fleet
 
 KEY = "k" * 64
 STOP_ID = 2
@@ -175,6 +180,18 @@ class House:
     drafter_server: RpcServer
     session: aiohttp.ClientSession
     tokens: ModelTokens = field(repr=False)
+    counted: dict[str, float] = field(default_factory=dict, repr=False)
+
+    async def reset(self) -> None:
+        """Forget what earlier tests did."""
+        vars(self.drafter).update(vars(FakeDrafter()))
+        fresh_stage, fresh_router = FakeStage(), FakeRouter()
+        fresh_router.stage_locator = self.fleet.router.stage_locator
+        fresh_router.models = ["heavyweight", "drafter"]
+        vars(self.fleet.stage).update(vars(fresh_stage))
+        vars(self.fleet.router).update(vars(fresh_router))
+        self.fleet.says("hello")
+        self.counted = await self._metrics()
 
     def ids(self, text: str) -> list[int]:
         return self.tokens.encode(text)
@@ -192,38 +209,53 @@ class House:
         return await self.post(path, CHAT | {"max_tokens": 40} | fields)
 
     async def metric(self, name: str, **labels: str) -> float:
-        """Of the cascade; 0 while it was never counted."""
-        lines = (await self.get("/metrics")).text.splitlines()
+        """Of the cascade, since the test began."""
         wanted = ",".join(f'{key}="{value}"' for key, value in labels.items())
-        for line in lines:
-            head, _, value = line.removeprefix("shoal_gateway_cascade_").rpartition(" ")
-            if head == (f"{name}{{{wanted}}}" if labels else name):
-                return float(value)
-        return 0.0
+        key = f"{name}{{{wanted}}}" if labels else name
+        return (await self._metrics()).get(key, 0.0) - self.counted.get(key, 0.0)
+
+    async def _metrics(self) -> dict[str, float]:
+        lines = (await self.get("/metrics")).text.splitlines()
+        pairs = (line.rpartition(" ")[::2] for line in lines if not line.startswith("#"))
+        return {name.removeprefix("shoal_gateway_cascade_"): float(value) for name, value in pairs}
+
+
+@asynccontextmanager
+async def running_house(
+    data_dir: Path, tokens: ModelTokens, drafter: FakeDrafter | None = None, **settings: Any
+) -> AsyncIterator[House]:
+    drafter = drafter or FakeDrafter()
+    server = RpcServer("127.0.0.1:0", drain_timeout_s=0.1)
+    server.add(drafter_pb2_grpc.add_DrafterServiceServicer_to_server, drafter)
+    address = await server.start()
+    try:
+        async with (
+            running_fleet(data_dir, tokens, drafter_address=address, **settings) as fleet,
+            aiohttp.ClientSession(headers=HEADERS) as session,
+        ):
+            fleet.router.models = ["heavyweight", "drafter"]
+            yield House(fleet, drafter, server, session, tokens)
+    finally:
+        await server.stop()
 
 
 @pytest.fixture
-def start_house(start_fleet: Any, demo_tokens: ModelTokens) -> Any:
-    @asynccontextmanager
-    async def start(drafter: FakeDrafter | None = None, **settings: Any) -> AsyncIterator[House]:
-        drafter = drafter or FakeDrafter()
-        server = RpcServer("127.0.0.1:0", drain_timeout_s=0.1)
-        server.add(drafter_pb2_grpc.add_DrafterServiceServicer_to_server, drafter)
-        address = await server.start()
-        try:
-            async with (
-                start_fleet(drafter_address=address, **settings) as fleet,
-                aiohttp.ClientSession(headers=HEADERS) as session,
-            ):
-                fleet.router.models = ["heavyweight", "drafter"]
-                yield House(fleet, drafter, server, session, demo_tokens)
-        finally:
-            await server.stop()
-
-    return start
+def start_house(tmp_path: Path, demo_tokens: ModelTokens) -> Any:
+    return partial(running_house, tmp_path, demo_tokens)
 
 
-@pytest.fixture
-async def house(start_house: Any) -> AsyncIterator[House]:
-    async with start_house() as house:
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def shared_house(
+    tmp_path_factory: pytest.TempPathFactory, demo_tokens: ModelTokens
+) -> AsyncIterator[House]:
+    async with running_house(
+        tmp_path_factory.mktemp("house"), demo_tokens, rate_limit_rpm=0
+    ) as house:
         yield house
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def house(shared_house: House) -> House:
+    """One gateway for all tests; its fakes and what it has counted are as new."""
+    await shared_house.reset()
+    return shared_house

@@ -31,6 +31,8 @@ from .conftest import (
     verdict,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
 DRAFT = "one two three four five six"
 HEAVY = "one two three and then the rest"
 
