@@ -119,10 +119,7 @@ class Answerer:
             last = run.last
             assert last is not None, "a source ends with DraftEnded or raises"
         except DraftFailed as err:
-            log.warning(
-                "draft failed", extra={"request_id": request.request_id, "problem": err.problem}
-            )
-            last = run.escalated(err.verdict_reason)
+            last = run.escalated(err.verdict_reason, err.problem)
         finally:
             # Also where the caller went away.
             run.close()
@@ -194,6 +191,7 @@ class _Run:
         self._began_at = perf_counter()
         self._outcome: DraftOutcome = "abandoned"
         self._reason: VerdictReason = ""
+        self._problem = ""
         self.last: drafter_pb2.AnswerResponse | None = None
         """The verdict that ends it, to be sent once the draft is closed."""
 
@@ -206,20 +204,23 @@ class _Run:
         if isinstance(event, DraftEnded):
             self._judged(self._gate.finish(event.completion_token_count))
 
-    def escalated(self, reason: VerdictReason) -> drafter_pb2.AnswerResponse:
+    def escalated(self, reason: VerdictReason, problem: str = "") -> drafter_pb2.AnswerResponse:
         """The verdict where something else than the gate has ended the draft."""
-        self._outcome, self._reason = "failed", reason
+        self._outcome, self._reason, self._problem = "failed", reason, problem
         return self._last("escalate", reason)
 
     def close(self) -> None:
         """Count the draft, which is closed, and write its line."""
         self._recorder.draft_ended(self._outcome, self._reason, self._drafted_count)
-        log.info(
+        is_failed = self._outcome == "failed"
+        log.log(
+            logging.WARNING if is_failed else logging.INFO,
             "draft ended",
             extra={
                 "request_id": self._request_id,
                 "outcome": self._outcome,
                 "reason": self._reason,
+                **({"problem": self._problem} if is_failed else {}),
                 "tokens_drafted": self._drafted_count,
                 "statistic": round(self._gate.statistic, 4),
                 "duration_ms": round((perf_counter() - self._began_at) * 1000),

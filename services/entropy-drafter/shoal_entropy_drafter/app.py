@@ -35,6 +35,7 @@ from shoal_entropy_drafter.metrics import (
     watch_entries,
 )
 from shoal_entropy_drafter.peers import (
+    AbsentEmbedder,
     drafter_key,
     ended,
     open_cache,
@@ -190,7 +191,7 @@ def _servicer(
     if drafting is not None:
         answerer = Answerer(drafting.rules, drafting.source, memory, recorder, limits)
     return DrafterRpc(
-        about=_about(settings, drafting, has_cache),
+        about=_about(settings, drafting, has_cache, embedder),
         about_cache=_about_cache(settings, has_cache),
         answerer=answerer,
         memory=memory,
@@ -209,17 +210,18 @@ def _question_rules(settings: Settings) -> QuestionRules:
 
 
 def _about(
-    settings: Settings, drafting: _Drafting | None, has_cache: bool
+    settings: Settings, drafting: _Drafting | None, has_cache: bool, embedder: Embedder
 ) -> drafter_pb2.DescribeResponse:
     about = drafter_pb2.DescribeResponse(
         incarnation=new_incarnation(),
         kind=drafter_pb2.DRAFTER_KIND_NONE,
         has_cache=has_cache,
         keeps_heavyweight=has_cache and settings.cache_heavyweight,
-        embedding_model=settings.embedding_model,
-        embedding_dimensions=settings.embedding_dimensions,
-        embeds_itself=settings.embedding_provider == "local",
     )
+    if not isinstance(embedder, AbsentEmbedder):
+        about.embedding_model = embedder.model
+        about.embedding_dimensions = embedder.dimensions
+        about.embeds_itself = settings.embedding_provider == "local"
     if drafting is None:
         return about
     rules = drafting.rules

@@ -53,12 +53,19 @@ class DrafterRpc(pb_grpc.DrafterServiceServicer):
         self, request: pb.AnswerRequest, context: _Context
     ) -> AsyncIterator[pb.AnswerResponse]:
         """A kept answer, or a draft with its verdicts."""
+        last: pb.AnswerResponse | None = None
         with self._recorder.observed("Answer"):
             if self._answerer is None:
                 raise NobodyDrafts
             async with aclosing(self._answerer.answer(request)) as responses:
                 async for response in responses:
+                    if _is_last(response):
+                        last = response
+                        break
                     yield response
+        # Whoever has it hangs up, and has not given anything up.
+        if last is not None:
+            yield last
 
     async def Remember(self, request: pb.RememberRequest, context: _Context) -> pb.RememberResponse:
         """Keep an answer that stood."""
@@ -97,3 +104,8 @@ class DrafterRpc(pb_grpc.DrafterServiceServicer):
                 token_count=done.token_count,
                 model=self._embedder.model,
             )
+
+
+def _is_last(response: pb.AnswerResponse) -> bool:
+    verdicts = (pb.VERDICT_ESCALATE, pb.VERDICT_ACCEPT)
+    return response.HasField("cache_hit") or response.judgement.verdict in verdicts

@@ -20,7 +20,7 @@ from shoal_common.errors import ShoalError
 from shoal_common.rpc import RpcChannel, RpcServer, locator
 from shoal_common.settings import FleetSettings
 from shoal_entropy_drafter.app import Drafter, running
-from shoal_entropy_drafter.embedder.base import Embedded
+from shoal_entropy_drafter.embedder.base import Embedded, Embedder
 from shoal_entropy_drafter.settings import Settings
 
 MODEL = "drafter"
@@ -198,7 +198,9 @@ def settings_of(data_dir: Path, **settings: Any) -> Settings:
 
 
 @asynccontextmanager
-async def running_fleet(data_dir: Path, **settings: Any) -> AsyncIterator[Fleet]:
+async def running_fleet(
+    data_dir: Path, other_embedder: Embedder | None = None, **settings: Any
+) -> AsyncIterator[Fleet]:
     """Fakes and the service, all on port 0."""
     router, stage, embedder = FakeRouter(), FakeStage(), FakeEmbedder()
     servers = [RpcServer("127.0.0.1:0", drain_timeout_s=0.1) for _ in range(2)]
@@ -211,7 +213,7 @@ async def running_fleet(data_dir: Path, **settings: Any) -> AsyncIterator[Fleet]
         router.pipeline = pipeline_of(locator(servers[1].address))
         values: dict[str, Any] = {"router_address": servers[0].address} | settings
         configured = settings_of(data_dir, **values)
-        drafter = await stack.enter_async_context(running(configured, embedder))
+        drafter = await stack.enter_async_context(running(configured, other_embedder or embedder))
         channel = await stack.enter_async_context(RpcChannel(drafter.grpc_address))
         stub = drafter_pb2_grpc.DrafterServiceStub(channel.channel)
         yield Fleet(router, stage, *servers, embedder, drafter, stub)

@@ -15,7 +15,7 @@ from shoal.worker.v1 import stage_pb2
 from shoal_common.errors import StageFailed
 from shoal_common.rpc import to_shoal_error
 
-from .fleet_fakes import CANDIDATES, DOUBTED, SURE, TORN, Fleet, request_of, running_fleet
+from .fleet_fakes import DOUBTED, SURE, TORN, Fleet, request_of, running_fleet
 
 BITS_TORN, BITS_DOUBTED = 4.32, 3.46
 
@@ -44,7 +44,7 @@ async def refused(fleet: Fleet, request: Any) -> str:
     return to_shoal_error(caught.value).reason
 
 
-async def test_sure_draft_is_accepted_with_ids_and_candidates(fleet: Fleet) -> None:
+async def test_sure_draft_is_accepted_with_its_ids(fleet: Fleet) -> None:
     fleet.stage.script = [SURE] * 6
     events = await fleet.answer(request_of())
     assert kinds(events) == ["begun", *["draft"] * 6, "end", "judgement"]
@@ -55,7 +55,6 @@ async def test_sure_draft_is_accepted_with_ids_and_candidates(fleet: Fleet) -> N
     deltas = [event.draft for event in events if event.HasField("draft")]
     assert [delta.first_position for delta in deltas] == [0, 1, 2, 3, 4, 5]
     assert [delta.tokens[0].token_id for delta in deltas] == [100, 101, 102, 103, 104, 105]
-    assert all(len(delta.tokens[0].top) == CANDIDATES for delta in deltas)
     assert [delta.settled_count for delta in deltas] == [0, 0, 0, 1, 2, 3]
     assert all(delta.entropy_bits[0] < 0.01 for delta in deltas)
     assert (end.completion_token_count, end.prompt_token_count) == (6, 3)

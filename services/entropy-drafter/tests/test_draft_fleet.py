@@ -54,9 +54,25 @@ async def test_the_head_is_asked_for_candidates_of_the_first_attempt(fleet: Flee
 
 async def test_a_caller_may_ask_for_more_candidates_than_the_gate_reads(fleet: Fleet) -> None:
     request = request_of()
-    request.fleet_draft.generate.sampling.logprob_count = 25
+    sampling = request.fleet_draft.generate.sampling
+    sampling.logprobs, sampling.logprob_count = True, 25
     assert await last(fleet, request) == ACCEPTED
     assert fleet.stage.requests[0].sampling.logprob_count == 25
+
+
+@pytest.mark.parametrize("wanted_count", [None, 0, 2])
+async def test_tokens_show_the_candidates_that_were_asked_for(
+    fleet: Fleet, wanted_count: int | None
+) -> None:
+    request = request_of()
+    sampling = request.fleet_draft.generate.sampling
+    sampling.logprobs = wanted_count is not None
+    sampling.logprob_count = wanted_count or 0
+    events = await fleet.answer(request)
+    tokens = [token for event in events for token in event.draft.tokens]
+    assert [token.HasField("logprob") for token in tokens] == [wanted_count is not None] * 5
+    assert all(len(token.top) == (wanted_count or 0) for token in tokens)
+    assert all(event.draft.entropy_bits[0] < 0.01 for event in events if event.HasField("draft"))
 
 
 async def test_places_in_the_queue_are_waited_for(fleet: Fleet) -> None:

