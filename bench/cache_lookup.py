@@ -32,7 +32,7 @@ from shoal_entropy_drafter.cache.base import KeptAnswer, NoMetrics, Outcome, Poi
 from shoal_entropy_drafter.cache.cache import CANDIDATE_COUNT, CacheRules, SemanticCache
 from shoal_entropy_drafter.cache.collection import Collection
 from shoal_entropy_drafter.cache.edge import EdgeIndex
-from shoal_entropy_drafter.cache.records import Records, prefix_of, record_of
+from shoal_entropy_drafter.cache.records import Records, record_of
 from shoal_entropy_drafter.cache.shard import Shard
 from shoal_entropy_drafter.embedder.base import Embedder
 from shoal_entropy_drafter.embedder.opening import open_embedder
@@ -248,7 +248,7 @@ async def kept_records(url: str, count: int) -> AsyncIterator[Records]:
     """A Redis with a record for every vector."""
     client = connect(url)
     assert client is not None
-    records = Records(client, prefix_of("answers"), 10 * count, SystemClock())
+    records = Records(client, "answers:", 10 * count, SystemClock())
     now = int(time.time())
     for start in range(0, count, BATCH):
         numbers = range(start, min(start + BATCH, count))

@@ -122,7 +122,8 @@ class SemanticCache:
             async with asyncio.timeout(self._rules.budget_s):
                 found = await self._find(question, search)
         except TimeoutError:
-            self._fail(search.asked, f"no answer in {self._rules.budget_s * 1000:g} ms")
+            budget_ms = self._rules.budget_s * 1000
+            self._fail(search.asked, f"no answer within cache_timeout_ms, {budget_ms:g} ms")
             found = Lookup("failed", vector=search.vector)
         except _Skipped:
             found = Lookup("failed", vector=search.vector)
@@ -167,15 +168,15 @@ class SemanticCache:
     async def stats(self) -> CacheStats:
         """What is kept, and how look-ups ended since the process began."""
         entry_count = oldest_age_s = 0
-        is_away = any(outage.is_on for outage in self._outages.values())
-        is_ready = self._index.is_started and not is_away
+        search = _Search()
+        is_ready = self._index.is_started
         try:
-            entry_count = await self._records.count()
-            oldest_age_s = await self._records.oldest_age_s()
-        except CacheStoreAway:
+            entry_count = await self._ask(search, "redis", self._records.count)
+            oldest_age_s = await self._ask(search, "redis", self._records.oldest_age_s)
+        except _Skipped:
             is_ready = False
         return CacheStats(
-            is_ready,
+            is_ready and not any(outage.is_on for outage in self._outages.values()),
             entry_count,
             oldest_age_s,
             exact_hit_count=self._counts.get("exact", 0),
@@ -215,7 +216,10 @@ class SemanticCache:
         for task in self._behind.values():
             task.cancel()
         await self.settled()
-        await self._index.close()
+        try:
+            await self._index.close()
+        except CacheStoreAway as err:
+            log.warning("cache not closed well", extra={"problem": err.problem})
 
     async def _find(self, question: Question, search: _Search) -> Lookup:
         own = id_of(question)
@@ -310,6 +314,7 @@ class SemanticCache:
         search.asked = store
         if not self._outages[store].may_ask():
             raise _Skipped
+        began = self._clock.monotonic()
         try:
             answer = await call()
         except InvalidRequest:
@@ -321,7 +326,9 @@ class SemanticCache:
         except ShoalError as err:
             self._fail(store, err.problem if isinstance(err, CacheStoreAway) else str(err))
             raise _Skipped from err
-        self._outages[store].answered()
+        # An answer that a look-up would not have waited for does not end an outage.
+        if self._clock.monotonic() - began <= self._rules.budget_s:
+            self._outages[store].answered()
         return answer
 
     def _fail(self, store: Store, problem: str) -> None:

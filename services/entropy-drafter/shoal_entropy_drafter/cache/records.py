@@ -215,8 +215,3 @@ class Records:
 
 def _group(tenant: str, model: str) -> str:
     return blake3(orjson.dumps([tenant, model])).hexdigest(length=16)
-
-
-def prefix_of(collection: str) -> str:
-    """Under which the records of a collection lie."""
-    return f"shoal:answers:{collection}:"

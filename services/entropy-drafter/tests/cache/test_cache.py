@@ -20,7 +20,7 @@ from shoal_entropy_drafter.cache.base import CacheOff, KeptAnswer, Outcome, Stor
 from shoal_entropy_drafter.cache.cache import SWEEP_INTERVAL_S, CacheRules, SemanticCache
 from shoal_entropy_drafter.cache.edge import EdgeIndex
 from shoal_entropy_drafter.cache.outage import FAILURES_MAX, RETRY_AFTER_S
-from shoal_entropy_drafter.cache.records import Records, prefix_of
+from shoal_entropy_drafter.cache.records import Records
 from shoal_entropy_drafter.embedder.base import Embedded
 from shoal_entropy_drafter.errors import (
     CacheStoreAway,
@@ -103,7 +103,7 @@ class Site:
         self.index = MemoryIndex(Shelf(), collection())
         self.embedder = WordsEmbedder()
         self.metrics = Counted()
-        self.records = Records(client, prefix_of("answers"), entries_max, self.clock)
+        self.records = Records(client, "answers:", entries_max, self.clock)
         self.cache = SemanticCache(
             CacheRules(0.95, TTL_S, budget_s),
             self.records,
@@ -342,6 +342,44 @@ async def test_a_busy_embedder_is_not_away(site: Site, caplog: pytest.LogCapture
     assert (await site.ask("what is a shoal?"))[0] == "miss"
     assert site.metrics.failures == ["embedder"] * 2 * FAILURES_MAX
     assert caplog.records == []
+
+
+async def test_an_embedder_slower_than_the_budget_is_told_once(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    site = Site(client, budget_s=0.02)
+    await site.cache.start()
+    embed = site.embedder.embed
+
+    async def slow(texts: Sequence[str]) -> Embedded:
+        site.clock.jump(0.3)
+        if in_look_up:
+            await asyncio.Event().wait()
+        return await embed(texts)
+
+    site.embedder.embed = slow  # type: ignore[method-assign]
+    for number in range(4 * FAILURES_MAX):
+        in_look_up = True
+        assert (await site.ask(f"question {number}"))[0] == "failed"
+        in_look_up = False
+        # Nobody waits for this one, so it succeeds.
+        assert await site.keep(f"question {number}")
+        site.clock.jump(RETRY_AFTER_S)
+    assert warnings_of(caplog) == ["WARNING embedder"]
+    assert "cache_timeout_ms" in caplog.records[0].problem  # type: ignore[attr-defined]
+    await site.cache.close()
+
+
+async def test_readiness_is_told_at_the_first_look(client: redis.Redis) -> None:
+    away = connect("redis://127.0.0.1:9/0")
+    assert away is not None
+    site = Site(away)
+    await site.cache.start()
+    assert not (await site.cache.stats()).is_ready
+    assert site.metrics.failures == ["redis"]
+    await site.cache.close()
+    await away.aclose()
 
 
 async def test_a_text_too_long_to_embed_is_kept_by_its_key(site: Site) -> None:

@@ -29,7 +29,7 @@ def neighbours(count: int, similarity: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("similarity", "share"), [(0.95, 0.95), (0.97, 0.97), (0.99, 0.985)])
 def test_neighbours_at_the_bound_lie_in_the_probable_cells(similarity: float, share: float) -> None:
     cells = Cells(SIZE)
-    vectors, others = neighbours(1000, similarity)
+    vectors, others = neighbours(600, similarity)
     read = [cells.probable(vector, 0.95) for vector in vectors]
     found = [
         probable is None or cells.cell(other) in probable
@@ -41,7 +41,7 @@ def test_neighbours_at_the_bound_lie_in_the_probable_cells(similarity: float, sh
 
 def test_few_cells_are_read_at_the_usual_bound() -> None:
     cells = Cells(SIZE)
-    vectors, _ = neighbours(500, 0.95)
+    vectors, _ = neighbours(200, 0.95)
     counts = [len(cells.probable(vector, 0.95) or range(2**BITS)) for vector in vectors]
     assert np.mean(counts) < 0.06 * 2**BITS
     assert max(counts) <= 2**BITS

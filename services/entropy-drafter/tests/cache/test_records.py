@@ -6,7 +6,7 @@ from redis import asyncio as redis
 from shoal_common.redis_client import connect
 from shoal_common.testing import FakeClock
 from shoal_entropy_drafter.cache.base import KeptAnswer
-from shoal_entropy_drafter.cache.records import Record, Records, id_of, prefix_of, record_of
+from shoal_entropy_drafter.cache.records import Record, Records, id_of, record_of
 from shoal_entropy_drafter.errors import CacheStoreAway
 from shoal_entropy_drafter.question import Question
 
@@ -17,7 +17,7 @@ TTL_S = 60
 
 
 def records_of(client: redis.Redis, clock: FakeClock, entries_max: int = 1000) -> Records:
-    return Records(client, prefix_of("answers"), entries_max, clock)
+    return Records(client, "answers:", entries_max, clock)
 
 
 def record(asked: Question, clock: FakeClock, text: str = ANSWER.text) -> Record:
@@ -45,7 +45,7 @@ async def test_it_ends_when_its_time_is_over(client: redis.Redis) -> None:
     records = records_of(client, clock)
     asked = question()
     await keep(records, clock, asked)
-    assert 0 < await client.ttl(prefix_of("answers") + "record:" + id_of(asked)) <= TTL_S
+    assert 0 < await client.ttl("answers:record:" + id_of(asked)) <= TTL_S
     clock.jump(TTL_S - 1)
     assert (await records.read([id_of(asked)]))[0] is not None
     assert await records.count() == 1
@@ -140,7 +140,7 @@ async def test_sweeping_leaves_no_keys_behind(client: redis.Redis) -> None:
 async def test_collections_do_not_see_one_another(client: redis.Redis) -> None:
     clock = FakeClock()
     one = records_of(client, clock)
-    other = Records(client, prefix_of("others"), 10, clock)
+    other = Records(client, "others:", 10, clock)
     await keep(one, clock, question())
     assert await other.read([id_of(question())]) == [None]
     assert await other.forget("", "") == 0
@@ -150,7 +150,7 @@ async def test_collections_do_not_see_one_another(client: redis.Redis) -> None:
 async def test_what_cannot_be_read_is_gone(client: redis.Redis) -> None:
     records = records_of(client, FakeClock())
     for data in (b"{", b"[]", b'{"scope": "s"}', b"\xff\x00", b'{"scope": "s", "more": 1}'):
-        await client.set(prefix_of("answers") + "record:x", data)
+        await client.set("answers:record:x", data)
         assert await records.read(["x"]) == [None]
 
 
