@@ -26,9 +26,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 EASY = "What is the capital of France?"
 EASY_ANSWER = "The capital of France is Paris."
-# The drafter has not learned to carry; digit by digit, as the heavyweight writes it down.
-HARD = "What is 345 + 678?"
-HARD_ANSWER = "345 + 678: 5+8+0=13, 4+7+1=12, 3+6+1=10. So 1023."
+# The drafter begins well and then loses its way, with more than 2 bits of doubt.
+HARD = "Reverse: n v k s b c"
+HARD_ANSWER = "Reversed: c b s k v n"
+HARD_ANSWERS = {
+    HARD: HARD_ANSWER,
+    "Reverse: r t y w": "Reversed: w y t r",
+    "Reverse: v e h w s": "Reversed: s w h e v",
+    "Write backwards: k n s i n": "Reversed: n i s n k",
+}
 EMBEDDER = "all-MiniLM-L6-v2"
 BACK_TIMEOUT_S = 60.0
 
@@ -159,7 +165,7 @@ async def test_a_stream_that_is_held_stands_once_it_begins(fleet: Fleet, tmp_pat
     async with gateway_beside(fleet, tmp_path, stream_mode="hold") as house:
         answer = await house.stream(EASY, is_fresh=True)
         assert (answer.text, answer.by) == (EASY_ANSWER, "drafter")
-        # The doubt comes with the sum, when the first digits have left.
+        # The doubt comes when the first letters have left.
         assert (await house.stream(HARD, is_fresh=True)).by == "drafter"
         assert (await house.ask(HARD, is_fresh=True)).text == HARD_ANSWER
 
@@ -190,12 +196,11 @@ async def test_admins_see_the_cascade_and_its_drafts(house: House) -> None:
 async def test_a_drafter_that_is_killed_costs_no_answer_and_comes_back(
     fleet: Fleet, house: House
 ) -> None:
-    sums = [(a, b) for a in (123, 345, 567) for b in (678, 789)]
-    asked = [asyncio.create_task(house.stream(f"What is {a} + {b}?")) for a, b in sums]
-    drafter = fleet.service("entropy-drafter")
-    drafter.kill()
-    for answer, (a, b) in zip(await asyncio.gather(*asked), sums, strict=True):
-        assert answer.text.endswith(f"So {a + b}."), answer
+    asked = [asyncio.create_task(house.stream(text)) for text in HARD_ANSWERS]
+    await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    fleet.service("entropy-drafter").kill()
+    answers = await asyncio.gather(*asked)
+    assert [answer.text for answer in answers] == list(HARD_ANSWERS.values())
     # It starts again after half a second at the earliest.
     alone = await house.ask(EASY)
     assert (alone.text, alone.by) == (EASY_ANSWER, "heavyweight")
