@@ -140,6 +140,9 @@ async def test_stream_of_nonsense_is_escalated(start: Start, upstream: ChatUpstr
     async with start() as fleet:
         upstream.script = [chunk("a", [entry("a")]), "{nonsense " + SECRET]
         assert verdict(await fleet.answer(asked())) == ("ESCALATE", "error")
+        half = "\ud83d"
+        upstream.script = [chunk(half, [entry("a")])]
+        assert verdict(await fleet.answer(asked())) == ("ESCALATE", "error")
         upstream.script = [{"error": {"message": SECRET}}]
         assert verdict(await fleet.answer(asked())) == ("ESCALATE", "error")
 
