@@ -122,7 +122,8 @@ async def running(
         embedder = embedder or await opened_embedder(settings)
         stack.push_async_callback(embedder.close)
         drafting = None if rules is None else await _drafting(settings, rules, dial, stack)
-        cache = await _cache(settings, embedder, recorder, stack)
+        # Only answers are kept, and without a drafter there are none.
+        cache = await _cache(settings, embedder, recorder, stack) if drafting else CacheOff()
         server = serve(
             settings.listen_address,
             token=settings.fleet.secret_token(),

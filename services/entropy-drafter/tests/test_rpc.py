@@ -59,9 +59,11 @@ async def test_without_an_embedding_model_it_names_none_and_drafts(tmp_path: Pat
 
 
 async def test_one_that_only_embeds_says_so(tmp_path: Path) -> None:
-    async with running_fleet(tmp_path, drafter_provider="none", threshold_bits=None) as fleet:
+    options = {"drafter_provider": "none", "redis_url": "redis://127.0.0.1:1/0"}
+    async with running_fleet(tmp_path, **options) as fleet:
         said = await fleet.stub.Describe(pb.DescribeRequest())
         assert (said.kind, said.model, said.window_size) == (pb.DRAFTER_KIND_NONE, "", 0)
+        assert not said.has_cache
         assert len((await fleet.stub.Embed(pb.EmbedRequest(texts=["a"]))).embeddings) == 1
 
 

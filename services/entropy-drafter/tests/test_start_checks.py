@@ -129,13 +129,13 @@ async def test_threshold_of_another_model_is_refused(tmp_path: Path) -> None:
 )
 async def test_address_of_no_store_is_refused(tmp_path: Path, option: str, value: str) -> None:
     stores = {"redis_url": "redis://127.0.0.1:1/0"} | {option: value}
-    said = await refusal(tmp_path, drafter_provider="none", threshold_bits=None, **stores)
+    said = await refusal(tmp_path, drafter_provider="fleet", **stores)
     assert said.startswith(option)
 
 
 async def test_collection_of_other_dimensions_is_refused(tmp_path: Path) -> None:
     with start_redis(tmp_path) as redis:
-        stores = {"drafter_provider": "none", "redis_url": redis.url}
+        stores = {"drafter_provider": "fleet", "redis_url": redis.url}
         async with running(settings_of(tmp_path, embedding_dimensions=2, **stores), FakeEmbedder()):
             pass
         said = await refusal(tmp_path, embedding_dimensions=3, **stores)
