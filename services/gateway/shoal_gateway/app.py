@@ -146,7 +146,9 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         by_claude = ClaudeBackend(claude)
         # Who refuses a name in the end is the fleet.
         backends: list[Backend] = [local, by_claude, providers.backend, LastWord(local)]
-        cascade = await open_cascade(settings, drafter, local, backends, metrics, clock, stack)
+        cascade = await open_cascade(
+            settings, drafter, local, backends, metrics, meter, clock, stack
+        )
         everyone = backends if cascade is None else [cascade, *backends]
         answers = Answers(everyone, images, meter)
         app = web.Application(

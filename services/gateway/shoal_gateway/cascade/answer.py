@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -55,6 +55,10 @@ _VERDICT_NAMES = {
 }
 
 
+# Counts what a tenant's request has used beyond what its events show: id, tenant, usage.
+Spend = Callable[[str, str, Usage], None]
+
+
 @dataclass(frozen=True)
 class CascadeParts:
     """What all answers share."""
@@ -67,6 +71,7 @@ class CascadeParts:
     audits: Audits
     clock: Clock
     heavyweight_timeout_s: float
+    spend: Spend
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,10 @@ class _Run:
                     yield event
         finally:
             await self._stop_heavy()
+            if not course.is_answered:
+                # Whoever leaves pays for what was computed, seen or not.
+                unseen = course.unseen
+                self._parts.spend(self._answer.request_id, self._answer.task.tenant, unseen)
 
     async def _draft(self) -> AsyncGenerator[Event, None]:
         """Steps 1 to 4. Ends when the answer has, or when the draft is given up."""
@@ -276,7 +285,7 @@ class _Run:
                         provenance=course.provenance("drafter"),
                     )
                     self._count("drafter", event)
-                yield event
+                yield course.leaving([event])[0]
 
     async def _take_over(self) -> AsyncGenerator[Event, None]:
         """Step 5: what the heavyweight has said by now, and all that it says from now on."""

@@ -19,8 +19,10 @@ from shoal_gateway.task import (
     Event,
     Finished,
     Provenance,
+    ReasoningDelta,
     Route,
     TextDelta,
+    ToolCallDelta,
     Usage,
 )
 
@@ -75,6 +77,7 @@ class Course:
 
     given_up: why the draft has ended without standing, "" while it may. statistic: of the last
     verdict. is_begun: something has left. said: text that has left; is_plain: nothing but text has.
+    told: what a meter makes of the events that have left: a prompt, and a token for each piece.
     run_count: heavyweights begun.
     """
 
@@ -91,6 +94,7 @@ class Course:
     is_begun: bool = False
     is_answered: bool = False
     is_plain: bool = True
+    told: Usage = field(default_factory=lambda: Usage(0, 0))
     said: list[str] = field(default_factory=list)
     run_count: int = 0
     # Heavyweights that were cancelled.
@@ -130,13 +134,25 @@ class Course:
             match event:
                 case TextDelta():
                     self.said.append(event.text)
+                    self._tell(completion_tokens=1)
+                case ReasoningDelta() | ToolCallDelta():
+                    self.is_plain = False
+                    self._tell(completion_tokens=1)
                 case Admitted():
                     self.is_begun = True
+                    self._tell(prompt_tokens=event.prompt_tokens)
                 case Finished():
                     self.is_answered = True
-                case _:
-                    self.is_plain = False
         return list(events)
+
+    @property
+    def unseen(self) -> Usage:
+        """What both models have computed by now, beyond `told`."""
+        spent = Usage(0, 0, by_model=self.by_model()).spent
+        return Usage(
+            prompt_tokens=max(0, spent.prompt_tokens - self.told.prompt_tokens),
+            completion_tokens=max(0, spent.completion_tokens - self.told.completion_tokens),
+        )
 
     def released(self) -> list[Event]:
         """What may leave now; with the end, where nothing more is wanted of the draft."""
@@ -191,6 +207,12 @@ class Course:
         if self.end is not None and self.end.prompt_token_count:
             return self.end.prompt_token_count
         return prompt_tokens(self.drafted.task)
+
+    def _tell(self, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        self.told = Usage(
+            prompt_tokens=self.told.prompt_tokens + prompt_tokens,
+            completion_tokens=self.told.completion_tokens + completion_tokens,
+        )
 
     def _admitted(self) -> Admitted:
         cached = self.begun.admitted.cached_token_count if self.begun is not None else 0

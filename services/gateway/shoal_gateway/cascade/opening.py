@@ -10,6 +10,7 @@ from shoal_common.clock import Clock
 from shoal_common.errors import ShoalError
 from shoal_common.host import host_id
 from shoal_common.settings import ConfigurationError
+from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.answers import Backend
 from shoal_gateway.cascade.answer import CascadeParts
 from shoal_gateway.cascade.audit import Audits
@@ -62,6 +63,7 @@ async def open_cascade(
     local: LocalBackend,
     backends: Sequence[Backend],
     metrics: Metrics,
+    meter: TokenMeter,
     clock: Clock,
     stack: AsyncExitStack,
 ) -> CascadeBackend | None:
@@ -90,6 +92,7 @@ async def open_cascade(
         audits=audits,
         clock=clock,
         heavyweight_timeout_s=settings.heavyweight_timeout_s,
+        spend=meter.count,
     )
     rules = CascadeRules(
         model=settings.cascade_model,

@@ -61,6 +61,13 @@ class World:
     prefixes: list[int] = field(default_factory=list)
     carried_on: int = 0
     remembered: list[Any] = field(default_factory=list)
+    unseen: Usage | None = None
+    # The heavyweight has said a few words.
+    is_spoken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def spend(self, request_id: str, tenant: str, usage: Usage) -> None:
+        assert self.unseen is None, "an answer is counted once"
+        self.unseen = usage
 
     async def describe(self) -> drafter_pb2.DescribeResponse:
         return described()
@@ -99,6 +106,8 @@ class World:
             yield Admitted(3)
             for index, token_id in enumerate(rest):
                 await asyncio.sleep(0)
+                if index > 3:
+                    self.is_spoken.set()
                 if index == self.heavy_error_at and prepared.model != "drafter":
                     raise Unavailable("the heavyweight is gone")
                 token = stage_pb2.GeneratedToken(token_id=token_id)
@@ -146,6 +155,7 @@ def answer_of(world: World, policy: Policy, tokens: ModelTokens) -> CascadeAnswe
         audits=Audits(0.0, drafter, opened, recorder),
         clock=clock,
         heavyweight_timeout_s=60.0,
+        spend=world.spend,
     )
     standby = Standby("heavyweight", opened, heavy)
     return CascadeAnswer("req-1", "cascade", draft.task, standby, parts, drafted)
@@ -284,6 +294,25 @@ def test_whoever_leaves_at_any_moment_leaves_nothing_running(
             await read(patience)
         assert world.running == 0
         await settle()
+
+    run(main())
+
+
+def test_whoever_leaves_pays_for_what_both_models_computed(demo_tokens: ModelTokens) -> None:
+    draft_ids, heavy_ids = demo_tokens.encode(DRAFT), demo_tokens.encode(HEAVY)
+    script: list[Step] = [begun(), delta(draft_ids[:4], 0), verdict("speculate", "soft")]
+    script += [delta([], 4)] * 400
+    world = World(draft_ids, heavy_ids, script)
+
+    async def main() -> None:
+        async with aclosing(answer_of(world, hold_all, demo_tokens).events()) as events:
+            reading = asyncio.ensure_future(anext(events))
+            await world.is_spoken.wait()
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        assert world.unseen is not None
+        assert world.unseen.prompt_tokens == 6
+        assert world.unseen.completion_tokens > 4
 
     run(main())
 
