@@ -92,14 +92,12 @@ async def test_what_is_not_worth_a_draft_goes_straight_to_the_heavyweight(house:
     assert await house.metric("bypasses_total", reason="logprobs") == 1
 
 
-@pytest.mark.asyncio(loop_scope="package")
-async def test_a_drafter_model_that_is_not_there_is_the_heavyweights(house: House) -> None:
-    house.fleet.says(HEAVY)
-    house.fleet.router.models = ["heavyweight"]
-    # What the router said before is believed for a second.
-    while (await house.chat()).headers["x-shoal-escalation"] != "not_ready":
-        pass
-    assert house.drafter.requests == []
+async def test_a_drafter_model_that_is_not_there_is_the_heavyweights(start_house: Any) -> None:
+    async with start_house() as house:
+        house.fleet.says(HEAVY)
+        house.fleet.router.models = ["heavyweight"]
+        assert (await house.chat()).headers["x-shoal-escalation"] == "not_ready"
+        assert house.drafter.requests == []
 
 
 @pytest.mark.asyncio(loop_scope="package")

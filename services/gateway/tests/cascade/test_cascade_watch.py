@@ -56,7 +56,7 @@ async def test_what_was_said_is_believed_for_some_seconds(watched: Watched) -> N
 async def test_what_grew_old_is_renewed_beside_the_request(watched: Watched) -> None:
     await watched.watch.described()
     watched.drafter.said, watched.drafter.gate = described(model="other"), asyncio.Event()
-    watched.clock.advance(FRESH_S)
+    watched.clock.jump(FRESH_S)
     first = await watched.watch.described()
     assert first is not None
     assert first.model == "drafter"
@@ -73,7 +73,7 @@ async def test_a_drafter_that_is_away_is_asked_once_a_second(watched: Watched) -
     for _ in range(3):
         assert await watched.watch.described() is None
     assert watched.drafter.count == 1
-    watched.clock.advance(PAUSE_S)
+    watched.clock.jump(PAUSE_S)
     watched.drafter.said = described()
     assert await watched.watch.described() == described()
 
@@ -96,10 +96,10 @@ async def test_one_warning_for_an_outage(
     for _ in range(4):
         watched.watch.lost(PeerUnreachable("the entropy-drafter"))
         watched.drafter.said = None
-        watched.clock.advance(PAUSE_S)
+        watched.clock.jump(PAUSE_S)
         assert await watched.watch.described() is None
     watched.drafter.said = described()
-    watched.clock.advance(PAUSE_S)
+    watched.clock.jump(PAUSE_S)
     await watched.watch.described()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
@@ -111,7 +111,7 @@ async def test_a_timeout_that_cannot_work_is_an_error_once_for_each_drafter(
     for incarnation in ("i1", "i1", "i2"):
         watched.drafter.said.incarnation = incarnation
         watched.watch.lost(PeerUnreachable("the entropy-drafter"))
-        watched.clock.advance(PAUSE_S)
+        watched.clock.jump(PAUSE_S)
         await watched.watch.described()
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 2
