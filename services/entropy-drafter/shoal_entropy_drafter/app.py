@@ -36,13 +36,13 @@ from shoal_entropy_drafter.metrics import (
 )
 from shoal_entropy_drafter.peers import (
     AbsentEmbedder,
-    drafter_key,
     ended,
     open_cache,
     open_source,
     opened_embedder,
 )
 from shoal_entropy_drafter.question import QuestionRules
+from shoal_entropy_drafter.refusals import drafter_key
 from shoal_entropy_drafter.remembering import Memory
 from shoal_entropy_drafter.rpc import DrafterRpc
 from shoal_entropy_drafter.settings import Settings
@@ -70,6 +70,7 @@ def _run(settings: Settings) -> None:
     secrets = (
         fleet.secret_token(),
         drafter_key(settings),
+        settings.openai_api_key.get_secret_value(),
         settings.embedding_api_key.get_secret_value(),
         settings.qdrant_api_key.get_secret_value(),
     )

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 from shoal_common.settings import ConfigurationError, variable_of
 from shoal_entropy_drafter.entropy import doubt_max
 from shoal_entropy_drafter.gate import GateRules
+from shoal_entropy_drafter.refusals import named
 from shoal_entropy_drafter.settings import Settings
 
 Profile = Literal["shoal", "published"]
@@ -78,7 +79,7 @@ def _foreign_threshold(settings: Settings, profile: Calibration) -> Iterator[str
     measured_for = settings.calibrated_for
     if measured_for and measured_for != settings.drafter_model:
         yield (
-            f"{_named('calibrated_for')} is '{measured_for}', but {_named('drafter_model')} is "
+            f"{named('calibrated_for')} is '{measured_for}', but {named('drafter_model')} is "
             f"'{settings.drafter_model}': measure its threshold with `shoal calibrate`, or name "
             "the model that threshold_bits was measured with"
         )
@@ -90,7 +91,7 @@ def _foreign_threshold(settings: Settings, profile: Calibration) -> Iterator[str
         changed.pop("drafter_model", None)
     for option, (value, measured_with) in changed.items():
         yield (
-            f"{_named('threshold_bits')} is not set, and that of profile '{settings.profile}' was "
+            f"{named('threshold_bits')} is not set, and that of profile '{settings.profile}' was "
             f"measured with {option} {measured_with}, not {value} ({variable_of(_SERVICE, option)})"
             ": run `shoal calibrate`, which measures and writes it, or set it"
         )
@@ -117,11 +118,7 @@ def _idle_threshold(rules: GateRules) -> Iterator[str]:
     most = doubt_max(rules.statistic, rules.estimate, rules.candidate_count)
     if rules.threshold >= most:
         yield (
-            f"{_named('threshold_bits')} {rules.threshold:g} would never escalate: statistic "
+            f"{named('threshold_bits')} {rules.threshold:g} would never escalate: statistic "
             f"'{rules.statistic}' of estimate '{rules.estimate}' reaches at most {most:.2f} with "
             f"top_logprobs {rules.candidate_count}: lower it, or measure it with `shoal calibrate`"
         )
-
-
-def _named(option: str) -> str:
-    return f"{option} ({variable_of(_SERVICE, option)})"

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
@@ -16,7 +15,7 @@ from shoal_common.driving import GrpcRouter, GrpcStages
 from shoal_common.host import host_id
 from shoal_common.log import redact
 from shoal_common.rpc import Dial
-from shoal_common.settings import ConfigurationError, variable_of
+from shoal_common.settings import ConfigurationError
 from shoal_entropy_drafter.cache.base import AnswerCache, CacheMetrics, CacheOff, VectorIndex
 from shoal_entropy_drafter.cache.cache import CacheRules, SemanticCache
 from shoal_entropy_drafter.cache.collection import Collection
@@ -28,6 +27,7 @@ from shoal_entropy_drafter.embedder.base import Embedded, Embedder
 from shoal_entropy_drafter.embedder.opening import open_embedder
 from shoal_entropy_drafter.errors import CollectionRefused, EmbedderMissing
 from shoal_entropy_drafter.guard import difference
+from shoal_entropy_drafter.refusals import check_url, drafter_key, refusal
 from shoal_entropy_drafter.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -139,40 +139,6 @@ async def ended(task: asyncio.Task[None]) -> None:
     """End a task that runs until it is cancelled."""
     task.cancel()
     await asyncio.wait({task})
-
-
-def drafter_key(settings: Settings) -> str:
-    """The upstream's key, "" where it wants none. Raises ConfigurationError."""
-    key = settings.drafter_api_key.get_secret_value()
-    path = settings.drafter_api_key_file
-    option = "drafter_api_key"
-    if not key and path is not None:
-        option = "drafter_api_key_file"
-        try:
-            key = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as err:
-            raise refusal(option, f"{path} cannot be read: {type(err).__name__}") from err
-        if not key:
-            raise refusal(option, f"{path} is empty: write the key into it")
-    if not key.isascii() or not key.isprintable():
-        raise refusal(option, "holds a character that no header may: copy the key again")
-    return key
-
-
-def check_url(option: str, url: str) -> None:
-    """Raise ConfigurationError where `url` names no HTTP server."""
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise refusal(option, f"'{redact(url)}' is not an address: write http://host:port")
-
-
-def refusal(option: str, problem: str) -> ConfigurationError:
-    """An option that cannot be used, by both its names."""
-    return ConfigurationError([f"{option} ({variable_of(Settings.service, option)}): {problem}"])
 
 
 async def opened_embedder(settings: Settings) -> Embedder:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from shoal_common.settings import AlsoReads, ExpandedPath, ServiceSettings
+from shoal_common.settings import AlsoReads, EnvName, ExpandedPath, ServiceSettings
 
 
 class Settings(ServiceSettings, service="entropy_drafter"):
@@ -20,10 +20,12 @@ class Settings(ServiceSettings, service="entropy_drafter"):
     """Where the upstream's API begins."""
     drafter_model: str = Field(default="drafter", max_length=256)
     """Model that drafts; an upstream must support `logprobs` and `top_logprobs`."""
-    drafter_api_key: Annotated[SecretStr, AlsoReads("OPENAI_API_KEY")] = SecretStr("")
-    """Key for the upstream."""
+    drafter_api_key: SecretStr = SecretStr("")
+    """Key for the upstream; empty takes `openai_api_key` where the upstream is OpenAI itself."""
     drafter_api_key_file: ExpandedPath | None = None
     """File with that key, read when `drafter_api_key` is empty."""
+    openai_api_key: Annotated[SecretStr, EnvName("OPENAI_API_KEY")] = SecretStr("")
+    """Key that is shown to OpenAI and to no other upstream."""
     drafter_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     """Seconds that a whole draft may take; then the request is escalated. Less than the gateway's
     `heavyweight_timeout_s`."""
@@ -83,8 +85,8 @@ class Settings(ServiceSettings, service="entropy_drafter"):
     """Numbers of each vector; must be the model's, and the collection's."""
     embedding_base_url: str = Field(default="https://api.openai.com/v1", pattern="^https?://")
     """Where the embedding upstream's API begins."""
-    embedding_api_key: Annotated[SecretStr, AlsoReads("OPENAI_API_KEY")] = SecretStr("")
-    """Key for the embedding upstream."""
+    embedding_api_key: SecretStr = SecretStr("")
+    """Key for the embedding upstream; empty takes `openai_api_key` where that is OpenAI itself."""
     embedding_timeout_s: float = Field(default=10.0, gt=0, le=600)
     """Seconds that embedding one request's texts may take."""
     embedding_threads: int = Field(default=1, ge=1, le=64)

@@ -14,7 +14,7 @@ from shoal.drafter.v1 import drafter_pb2
 from shoal_common.log import redact
 from shoal_entropy_drafter.draft.base import DraftSource, DraftTokens
 from shoal_entropy_drafter.errors import DraftFailed
-from shoal_entropy_drafter.peers import refusal
+from shoal_entropy_drafter.refusals import refusal
 from shoal_entropy_drafter.settings import Settings
 
 log = logging.getLogger(__name__)

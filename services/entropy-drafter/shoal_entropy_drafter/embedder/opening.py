@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
 
 from shoal_common.log import redact
-from shoal_common.settings import ConfigurationError, variable_of
 from shoal_entropy_drafter.embedder.base import Embedder
 from shoal_entropy_drafter.errors import EmbeddingFailed, EmbeddingRefused, EmbeddingTimedOut
+from shoal_entropy_drafter.refusals import check_url, embedding_key, named, refusal
 from shoal_entropy_drafter.settings import Settings
 
 
@@ -31,13 +30,13 @@ async def _local(settings: Settings) -> Embedder:
     from shoal_entropy_drafter.embedder.local import LocalEmbedder
 
     if settings.embedding_model != minilm.MODEL:
-        raise _refusal(
+        raise refusal(
             "embedding_model",
             f"'{settings.embedding_model}' is not a model that is installed here: set it to "
-            f"'{minilm.MODEL}', or {_named('embedding_provider')} to openai",
+            f"'{minilm.MODEL}', or {named('embedding_provider')} to openai",
         )
     if settings.embedding_dimensions != minilm.DIMENSIONS:
-        raise _refusal(
+        raise refusal(
             "embedding_dimensions",
             f"{minilm.MODEL} has {minilm.DIMENSIONS} dimensions, not "
             f"{settings.embedding_dimensions}: set it to {minilm.DIMENSIONS}",
@@ -50,15 +49,12 @@ async def _local(settings: Settings) -> Embedder:
 async def _upstream(settings: Settings) -> Embedder:
     from shoal_entropy_drafter.embedder.upstream import UpstreamEmbedder
 
-    key = settings.embedding_api_key.get_secret_value()
-    if not key.isascii() or not key.isprintable():
-        raise _refusal("embedding_api_key", "holds a character that no header may: copy it again")
-    _check_url(settings.embedding_base_url)
+    check_url("embedding_base_url", settings.embedding_base_url)
     embedder = UpstreamEmbedder(
         settings.embedding_model,
         settings.embedding_dimensions,
         settings.embedding_base_url,
-        key,
+        embedding_key(settings),
         settings.embedding_timeout_s,
     )
     try:
@@ -77,32 +73,14 @@ async def _check(embedder: Embedder, settings: Settings) -> None:
         remedies = {
             "embedding_api_key": "set a key that may embed",
             "embedding_model": f"name a model of {redact(settings.embedding_base_url)}, or correct "
-            f"{_named('embedding_base_url')}",
+            f"{named('embedding_base_url')}",
             "embedding_dimensions": "set it to what the model gives",
         }
         problem = f"embedding with '{embedder.model}' is refused, {err.problem}"
-        raise _refusal(err.option, f"{problem}: {remedies[err.option]}") from err
+        raise refusal(err.option, f"{problem}: {remedies[err.option]}") from err
     except (EmbeddingFailed, EmbeddingTimedOut) as err:
-        raise _refusal(
+        raise refusal(
             "embedding_base_url",
             f"{redact(settings.embedding_base_url)} does not embed, {err}: start that upstream, "
-            f"correct the address, or set {_named('embedding_provider')} to local",
+            f"correct the address, or set {named('embedding_provider')} to local",
         ) from err
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise _refusal("embedding_base_url", f"'{redact(url)}' is not an address: correct it")
-
-
-def _refusal(option: str, problem: str) -> ConfigurationError:
-    return ConfigurationError([f"{_named(option)}: {problem}"])
-
-
-def _named(option: str) -> str:
-    return f"{option} ({variable_of(Settings.service, option)})"
