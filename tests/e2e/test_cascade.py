@@ -17,6 +17,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import SecretStr
 
+from shoal_common.clock import SystemClock
 from shoal_common.settings import FleetSettings
 from shoal_gateway.app import running
 from shoal_gateway.settings import Settings
@@ -37,6 +38,7 @@ HARD_ANSWERS = {
 }
 EMBEDDER = "all-MiniLM-L6-v2"
 BACK_TIMEOUT_S = 60.0
+POLL_S = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -224,4 +226,4 @@ async def until_by(house: House, by: str, *, is_fresh: bool = False) -> Answer:
             answer = await house.ask(EASY, is_fresh=is_fresh)
             if answer.by == by:
                 return answer
-            await asyncio.sleep(0.1)
+            await SystemClock().sleep(POLL_S)

@@ -152,7 +152,7 @@ async def test_answers_are_forgotten_by_tenant_and_model(house: House) -> None:
 
 
 async def test_a_mistyped_or_empty_parameter_forgets_nothing(house: House) -> None:
-    for params, param in (({"tennant": "t1"}, "tennant"), ({"tenant": ""}, "tenant")):
+    for params, param in (({"tenants": "t1"}, "tenants"), ({"tenant": ""}, "tenant")):
         status, told = await house.call("DELETE", "/api/admin/cache", params=params)
         assert (status, told["error"]["param"]) == (400, param)
     assert not house.drafter.forget_requests
