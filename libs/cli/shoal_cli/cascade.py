@@ -49,9 +49,11 @@ def plan_cascade(drafter: str, first: str, said: Said) -> CascadePlan:
         drafter_settings = {"DRAFTER_PROVIDER": "fleet", "DRAFTER_MODEL": drafter}
     elif provider is None:
         drafter_settings = {"DRAFTER_PROVIDER": NOBODY}
-    if not drafter and provider in (None, NOBODY):
-        return CascadePlan(drafter_settings=drafter_settings)
     name = said("gateway", "cascade_model")
+    if not drafter and provider in (None, NOBODY):
+        # Its name would stand for the heavyweight alone.
+        nameless = {"CASCADE_MODEL": ""} if name is None else {}
+        return CascadePlan(drafter_settings=drafter_settings, gateway_settings=nameless)
     heavyweight = said("gateway", "heavyweight_model")
     gateway_settings: dict[str, str] = {}
     if heavyweight is None:

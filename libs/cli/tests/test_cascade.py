@@ -52,7 +52,7 @@ def test_without_a_drafter_there_is_no_cascade(provider: str | None) -> None:
     values = {} if provider is None else {"entropy_drafter__drafter_provider": provider}
     made = plan_cascade("", "big", said(**values))
     assert made.told == ""
-    assert made.gateway_settings == {}
+    assert made.gateway_settings == {"CASCADE_MODEL": ""}
     assert made.drafter_settings == ({"DRAFTER_PROVIDER": "none"} if provider is None else {})
 
 

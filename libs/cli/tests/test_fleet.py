@@ -128,6 +128,7 @@ def test_gateway_knows_the_ports_of_the_others() -> None:
         "SHOAL_GATEWAY_SHARD_STORE_ADDRESS": "127.0.0.1:2",
         "SHOAL_GATEWAY_ROUTER_ADDRESS": "127.0.0.1:3",
         "SHOAL_GATEWAY_DRAFTER_ADDRESS": "127.0.0.1:5",
+        "SHOAL_GATEWAY_CASCADE_MODEL": "",
         "SHOAL_GATEWAY_READY_FILE": "/data/run/gateway.ready.json",
     }
     assert made.router.settings["SHOAL_ROUTER_LISTEN_ADDRESS"] == "127.0.0.1:3"

@@ -49,6 +49,7 @@ def start_house(start_fleet: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             fleet = await stack.enter_async_context(
                 start_fleet(
                     drafter_address=drafter.address,
+                    cascade_model="",
                     provider_base_urls={"openai": provider.url},
                     **settings,
                 )
