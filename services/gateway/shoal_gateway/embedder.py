@@ -13,6 +13,7 @@ from shoal.drafter.v1 import drafter_pb2
 from shoal_common.clock import Clock
 from shoal_common.driving import PeerUnreachable, Privacy
 from shoal_common.errors import InvalidRequest, ShoalError
+from shoal_gateway.cascade.eligibility import is_here
 from shoal_gateway.drafter import Drafter
 from shoal_gateway.privacy import LABEL_HEADER
 
@@ -20,7 +21,6 @@ FRESH_S = 5.0
 DESCRIBE_TIMEOUT_S = 2.0
 # One text takes the local model some 6 ms, and a call has a time limit of its own.
 TEXTS_PER_CALL = 256
-_HERE = ("127.", "localhost:", "[::1]:", "unix:")
 
 
 class OwnEmbedder:
@@ -29,7 +29,7 @@ class OwnEmbedder:
     def __init__(self, drafter: Drafter, address: str, clock: Clock) -> None:
         """address: the drafter's, which tells whether it runs on this machine."""
         self._drafter = drafter
-        self._is_here = address.removeprefix("grpc:").startswith(_HERE)
+        self._is_here = is_here(address)
         self._clock = clock
         self._said: drafter_pb2.DescribeResponse | None = None
         self._is_away = False
