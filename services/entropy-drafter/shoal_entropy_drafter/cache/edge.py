@@ -63,7 +63,7 @@ class EdgeIndex:
         self, *, tenant: str = "", model: str = "", expired_at: int | None = None
     ) -> int:
         condition = condition_of(tenant, model, expired_at)
-        total = await self._run(lambda: self._shard.count(condition))
+        total = await self._run(lambda: self._shard.count_where(condition))
         deleted = 0
         # No more than there were: what is added meanwhile is not meant.
         while deleted < total:

@@ -6,9 +6,11 @@
 
 Two habits of the library shape this file. It keeps the interpreter's lock as long as a call lasts,
 so no call may be long: a search reads cells and not a whole scope, much is deleted and copied in
-small batches, and `EdgeShard.optimize` (minutes for 100,000 vectors) is never called. And room of
+small batches, what is in memory is written down seldom (40 ms and more; until then the library's
+log keeps it), and `EdgeShard.optimize` (minutes for 100,000 vectors) is never called. And room of
 deleted points is only given back by that call: so after many deletions the points are copied to a
-new generation, batch by batch, while the old one goes on serving.
+new generation, batch by batch, while the old one goes on serving. Letting go of the old one is the
+one long call that is left, 0.2 to 0.4 s.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ CELL = "cell"
 FREED_LEAST = 10_000
 """Deleted points below which no room is given back."""
 _MANIFEST = "collection.json"
+FLUSH_COUNT = 5_000
+"""Writes after which the log is long enough: a second to read at the start after a crash."""
 # 3 ms of the interpreter's lock each.
 _COPY_COUNT = 32
 
@@ -54,6 +58,7 @@ class Shard:
         self._shard: Any = None
         self._generation = 0
         self._freed_count = 0
+        self._unflushed_count = 0
         self._next: Any = None
         self._next_offset: Any = None
 
@@ -73,7 +78,8 @@ class Shard:
             raise
 
     def upsert(self, points: Sequence[Point]) -> None:
-        self._write(qdrant.UpdateOperation.upsert_points([self._laid_out(p) for p in points]))
+        laid_out = [self._laid_out(point) for point in points]
+        self._write(qdrant.UpdateOperation.upsert_points(laid_out), len(laid_out))
 
     def search(self, vector: Vector, scope: str, limit: int, similarity_min: float) -> list[Match]:
         request = qdrant.QueryRequest(
@@ -90,9 +96,9 @@ class Shard:
     def delete(self, ids: Sequence[str]) -> None:
         if not ids:
             return
-        before = self.count()
-        self._write(qdrant.UpdateOperation.delete_points(list(ids)))
-        self._freed_count += before - self.count()
+        self._write(qdrant.UpdateOperation.delete_points(list(ids)), len(ids))
+        # At most: some may not have existed.
+        self._freed_count += len(ids)
 
     def find(self, condition: qdrant.Filter, limit: int) -> list[str]:
         """Ids of points that fit."""
@@ -100,14 +106,23 @@ class Shard:
         found, _ = _told(self._opened.scroll, request)
         return [str(record.id) for record in found]
 
-    def count(self, condition: qdrant.Filter | None = None) -> int:
+    def count(self) -> int:
+        # To count exactly takes 30 ms at 60,000 points; this is as exact without a filter.
+        return int(_told(self._opened.info).points_count)
+
+    def count_where(self, condition: qdrant.Filter | None) -> int:
+        """Points that fit."""
+        if condition is None:
+            return self.count()
         request = qdrant.CountRequest(exact=True, filter=condition)
         return int(_told(self._opened.count, request))
 
     def flush(self) -> None:
-        """Write down what is only in memory; a crash loses nothing even so."""
-        _told(self._opened.flush)
-        self._write_manifest()
+        """Write down what is only in memory and in the log, once that has grown long."""
+        if self._unflushed_count >= FLUSH_COUNT:
+            _told(self._opened.flush)
+            self._unflushed_count = 0
+            self._write_manifest()
 
     def copy_some(self) -> bool:
         """One step of giving back the room of deleted points; False when none is left to take."""
@@ -115,7 +130,7 @@ class Shard:
             if self._freed_count < max(FREED_LEAST, self.count()):
                 return False
             self._next = self._create(self._generation + 1)
-            self._next_offset = None
+            self._next_offset, self._unflushed_count = None, 0
         request = qdrant.ScrollRequest(
             offset=self._next_offset, limit=_COPY_COUNT, with_payload=True, with_vector=True
         )
@@ -124,6 +139,11 @@ class Shard:
             copies = [qdrant.Point(r.id, r.vector, r.payload) for r in records]
             operation = qdrant.UpdateOperation.upsert_points(copies)
             _told(self._next.update, operation)
+            self._unflushed_count += len(copies)
+        if self._unflushed_count >= FLUSH_COUNT:
+            # Rather often than long.
+            _told(self._next.flush)
+            self._unflushed_count = 0
         self._next_offset = offset
         if offset is None:
             self._switch()
@@ -238,8 +258,9 @@ class Shard:
         new.write_text(json.dumps(told), encoding="utf-8")
         os.replace(new, path)
 
-    def _write(self, operation: Any) -> None:
+    def _write(self, operation: Any, count: int) -> None:
         _told(self._opened.update, operation)
+        self._unflushed_count += count
         if self._next is not None:
             _told(self._next.update, operation)
 
@@ -263,7 +284,6 @@ class Shard:
 
     def _switch(self) -> None:
         """Read the new generation from now on."""
-        _told(self._next.flush)
         old, self._shard, self._next = self._shard, self._next, None
         self._generation += 1
         self._freed_count = 0
