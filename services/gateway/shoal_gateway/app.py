@@ -19,7 +19,7 @@ from shoal_common.host import host_id
 from shoal_common.metrics import new_registry
 from shoal_common.redis_client import connect
 from shoal_common.rpc import RpcChannel
-from shoal_common.settings import load
+from shoal_common.settings import ConfigurationError, load
 from shoal_common.side import SideServer
 from shoal_common.tokens import TemplateRenderer
 from shoal_gateway.access.gate import Gate
@@ -27,7 +27,7 @@ from shoal_gateway.access.metering import TokenMeter
 from shoal_gateway.access.opening import make_gate
 from shoal_gateway.answers import Answers, Backend
 from shoal_gateway.auth import load_or_create_key
-from shoal_gateway.cascade.opening import open_cascade
+from shoal_gateway.cascade.opening import check_settings, open_cascade
 from shoal_gateway.completion import Completer, CompletionLimits
 from shoal_gateway.database import Database, sqlite_url
 from shoal_gateway.drafter import Drafter, GrpcDrafter
@@ -89,14 +89,19 @@ LINGERING_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the gateway until SIGTERM or SIGINT."""
+    """Runs the gateway until SIGTERM or SIGINT; exit status 2 where settings are wrong."""
     settings = load(Settings, argv)
     shoal_log.setup("gateway", settings.fleet.log_level, settings.fleet.log_format)
-    if settings.processes > 1:
-        flags = sys.argv[1:] if argv is None else argv
-        run_service(lambda: run_parent(settings, flags))
-    else:
-        run_service(lambda: run(settings))
+    try:
+        check_settings(settings)
+        if settings.processes > 1:
+            flags = sys.argv[1:] if argv is None else argv
+            run_service(lambda: run_parent(settings, flags))
+        else:
+            run_service(lambda: run(settings))
+    except ConfigurationError as err:
+        sys.stderr.writelines(f"shoal-gateway: {problem}\n" for problem in err.problems)
+        sys.exit(2)
 
 
 async def run(settings: Settings) -> None:

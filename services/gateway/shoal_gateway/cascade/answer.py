@@ -168,10 +168,10 @@ class _Run:
                 if course.given_up:
                     return
                 events = course.released() if course.hit is None else course.kept(course.hit)
-                for event in course.leaving(events):
+                for event in events:
+                    course.left(event)
                     if isinstance(event, Finished):
-                        await self._stop_heavy()
-                        event = self._ended_by_draft(event)
+                        self._note_end(event)
                     yield event
 
     async def _next(
@@ -216,6 +216,7 @@ class _Run:
         if verdict == drafter_pb2.VERDICT_ACCEPT:
             course.is_speculating = False
             course.is_accepted = True
+            await self._stop_heavy()
         elif verdict == drafter_pb2.VERDICT_ESCALATE:
             course.given_up = judgement.reason or "error"
         elif verdict == drafter_pb2.VERDICT_RECOVER:
@@ -285,7 +286,7 @@ class _Run:
                         provenance=course.provenance("drafter"),
                     )
                     self._count("drafter", event)
-                yield course.leaving([event])[0]
+                yield course.left(event)
 
     async def _take_over(self) -> AsyncGenerator[Event, None]:
         """Step 5: what the heavyweight has said by now, and all that it says from now on."""
@@ -313,9 +314,9 @@ class _Run:
                     event = replace(event, provenance=course.provenance(by))
                 elif isinstance(event, Finished):
                     event = self._ended_by_heavy(event, run, by)
-                yield course.leaving([event])[0]
+                yield course.left(event)
 
-    def _ended_by_draft(self, finished: Finished) -> Finished:
+    def _note_end(self, finished: Finished) -> None:
         """Step 6 for a draft or a kept answer."""
         hit = self._course.hit
         if hit is None:
@@ -326,7 +327,6 @@ class _Run:
             self._recorder.answered("cache")
             self._recorder.kept(finished.provenance.cache_layer if finished.provenance else "exact")
             self._recorder.saved("cache", finished.usage.completion_tokens)
-        return finished
 
     def _ended_by_heavy(self, finished: Finished, run: HeavyRun, by: Answerer) -> Finished:
         """Step 6 for the heavyweight."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shoal.drafter.v1 import drafter_pb2
@@ -23,6 +23,7 @@ from shoal_gateway.task import (
     Route,
     TextDelta,
     ToolCallDelta,
+    ToolCallStarted,
     Usage,
 )
 
@@ -128,22 +129,23 @@ class Course:
         self.draft.take(delta)
         self.doubts.add(delta.entropy_bits)
 
-    def leaving(self, events: Sequence[Event]) -> list[Event]:
-        """The same events, noted: they are on their way to the client."""
-        for event in events:
-            match event:
-                case TextDelta():
-                    self.said.append(event.text)
-                    self._tell(completion_tokens=1)
-                case ReasoningDelta() | ToolCallDelta():
-                    self.is_plain = False
-                    self._tell(completion_tokens=1)
-                case Admitted():
-                    self.is_begun = True
-                    self._tell(prompt_tokens=event.prompt_tokens)
-                case Finished():
-                    self.is_answered = True
-        return list(events)
+    def left(self, event: Event) -> Event:
+        """The same event, noted as it leaves for the client."""
+        match event:
+            case TextDelta():
+                self.said.append(event.text)
+                self._tell(completion_tokens=1)
+            case ReasoningDelta() | ToolCallDelta():
+                self.is_plain = False
+                self._tell(completion_tokens=1)
+            case ToolCallStarted():
+                self.is_plain = False
+            case Admitted():
+                self.is_begun = True
+                self._tell(prompt_tokens=event.prompt_tokens)
+            case Finished():
+                self.is_answered = True
+        return event
 
     @property
     def unseen(self) -> Usage:

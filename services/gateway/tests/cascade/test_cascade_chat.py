@@ -199,6 +199,24 @@ async def test_a_draft_that_recovers_cancels_the_heavyweight(house: House) -> No
     assert await house.metric("speculations_total", outcome="cancelled") == 1
 
 
+async def test_a_draft_accepted_beside_the_heavyweight_tells_what_both_computed(
+    house: House,
+) -> None:
+    house.fleet.says(HEAVY)
+    house.fleet.stage.hold = 3
+    ids, gate = [*house.ids(DRAFT), STOP_ID], asyncio.Event()
+    steps = accepted(ids)
+    house.drafter.script = [*steps[:3], verdict("speculate", "soft"), gate, *steps[3:]]
+    asking = asyncio.create_task(house.chat())
+    await house.fleet.stage.is_holding.wait()
+    gate.set()
+    text, usage = whole(await asking)
+    assert text == DRAFT
+    assert usage["by_model"]["heavyweight"]["prompt_tokens"] > 0
+    assert usage["by_model"]["drafter"]["completion_tokens"] == len(ids)
+    assert house.fleet.stage.running_count == 0
+
+
 async def test_without_speculation_the_heavyweight_waits_for_the_last_verdict(
     start_house: Any,
 ) -> None:
@@ -396,6 +414,8 @@ async def test_each_choice_has_a_draft_of_its_own(house: House) -> None:
     reply = await house.chat(n=3)
     body = json.loads(reply.text)
     assert [choice["message"]["content"] for choice in body["choices"]] == [DRAFT] * 3
+    count = len(house.ids(DRAFT)) + 1
+    assert body["usage"]["by_model"]["drafter"]["completion_tokens"] == 3 * count
     requests = house.drafter.requests
     assert len({request.request_id for request in requests}) == 3
     assert len({request.fleet_draft.generate.sampling.seed for request in requests}) == 3
