@@ -116,7 +116,10 @@ class AnswerBook:
 
 
 class Collector:
-    """Asks both models every prompt, a few at once; what is in the book is not asked again."""
+    """Asks both models every prompt, a few at once; what is in the book is not asked again.
+
+    roles: one of them where only one model is wanted.
+    """
 
     def __init__(
         self,
@@ -125,22 +128,24 @@ class Collector:
         book: AnswerBook,
         progress: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        roles: Sequence[Role] = ("drafter", "heavyweight"),
     ) -> None:
         self._client = client
         self._asking = asking
         self._book = book
         self._progress = progress
         self._sleep = sleep
+        self._roles = roles
         self._failed_in_a_row = 0
 
     async def collect(self, prompts: Sequence[LabelledPrompt]) -> Collected:
-        """Answers of both models; progress is called after each of them.
+        """Answers to all prompts; progress is called after each.
 
         Raises GatewayFailed where no prompt could be answered: the key, the route, the model.
         """
         jobs: deque[tuple[LabelledPrompt, Role]] = deque()
         for prompt in prompts:
-            jobs += [(prompt, "drafter"), (prompt, "heavyweight")]
+            jobs += [(prompt, role) for role in self._roles]
         collected = Collected()
         try:
             async with asyncio.TaskGroup() as tasks:

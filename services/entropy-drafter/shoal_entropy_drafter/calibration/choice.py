@@ -24,7 +24,7 @@ MARGIN_ERRORS = 1.645
 WINDOW_SIZES = (1, 2, 4, 8, 10, 16)
 EARLY_EXIT_COUNTS = (4, 10)
 CURVE_POINTS_MAX = 600
-GRID_POINTS_MAX = 60
+GRID_POINTS_MAX = 150
 COST_SLACK = 0.01
 """Costs of two ways to judge that differ by less are the same: a few prompts decide them."""
 
