@@ -292,7 +292,8 @@ class _Run:
         """Step 5: what the heavyweight has said by now, and all that it says from now on."""
         course, recorder = self._course, self._recorder
         wanted_at = self._parts.clock.monotonic()
-        by: Answerer = "drafter+heavyweight" if course.is_begun else "heavyweight"
+        # Ids may have left that do not make a whole character yet: then nothing has been told.
+        by: Answerer = "drafter+heavyweight" if course.draft.released else "heavyweight"
         is_continued = course.is_begun
         recorder.escalated(course.given_up)
         recorder.wasted(course.draft.token_count - course.draft.released)

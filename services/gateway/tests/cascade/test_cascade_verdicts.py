@@ -42,7 +42,8 @@ from shoal_gateway.task import Admitted, ChatTask, Event, Finished, Message, Usa
 
 from .conftest import Step, begun, delta, described, ended, verdict
 
-DRAFT = "the draft says: 42 fish 🦈 swim"
+# Its first tokens are parts of one character.
+DRAFT = "🦈 the draft says: 42 fish swim"
 HEAVY = "the heavyweight knows that 43 of them — 魚 — swim"
 FAILURES = [Unavailable("gone"), Overloaded("full"), DeadlineExceeded("late")]
 POLICIES: list[Policy] = [hold_all, settled_only, HoldFirst(2)]
