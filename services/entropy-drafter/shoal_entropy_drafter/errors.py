@@ -112,8 +112,9 @@ class EmbeddingRefused(ShoalError):
     """The upstream cannot serve as it is set up; `option` names the setting to change."""
 
     reason = "EMBEDDING_REFUSED"
-    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
-    http_status = 502
+    # No fault of the caller's, who does not know this class.
+    grpc_code = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
 
     def __init__(self, model: str, problem: str, option: str) -> None:
         super().__init__(
