@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down check test test-all e2e sim proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway bench-failover bench-routing bench-cascade demo-models clean
+.PHONY: help setup up down check test test-all e2e sim proto proto-check docs docs-check bench bench-engine bench-peers bench-gateway bench-failover bench-cache bench-routing bench-cascade demo-models clean
 
 ##@ Start
 help: ## Show the targets
@@ -79,6 +79,11 @@ bench-failover: setup ## How long clients wait when a worker is lost
 
 bench-cascade: setup ## The cascade: its threshold, what it costs and answers, what speculation gains
 	OMP_NUM_THREADS=1 $(PY) -m bench.cascade $(ARGS)
+
+bench-cache: setup ## The cache of answers: false hits, what a look costs, what a vector costs
+	OMP_NUM_THREADS=1 $(PY) -m bench.cache_safety $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m bench.cache_lookup $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m bench.embedding $(ARGS)
 
 bench-routing: setup ## Placement and routing beside other policies and a bound, on random fleets
 	$(PY) -m bench.routing $(ARGS)

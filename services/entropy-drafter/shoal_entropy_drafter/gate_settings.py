@@ -93,7 +93,7 @@ def _foreign_threshold(settings: Settings, profile: Calibration) -> Iterator[str
         yield (
             f"{named('threshold_bits')} is not set, and that of profile '{settings.profile}' was "
             f"measured with {option} {measured_with}, not {value} ({variable_of(_SERVICE, option)})"
-            ": set it to a guess, such as 1, and run `shoal calibrate`, which measures and writes it"
+            ": set it to a guess, such as 1, and run `shoal calibrate`, which writes the right one"
         )
 
 
