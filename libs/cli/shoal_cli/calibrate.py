@@ -16,60 +16,77 @@ if TYPE_CHECKING:
     from shoal_cli.calibration_run import Calibrated, Options
 
 Statistic = Literal["mean", "max", "margin"]
+Prompts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prompts",
+        "-P",
+        help="Labelled prompts, JSON lines; may be given again. Default: the demo benchmark.",
+    ),
+]
+Test = Annotated[
+    Path | None,
+    typer.Option("--test", help="More of them, to report on. Default: a part of --prompts."),
+]
+Heavyweight = Annotated[str | None, typer.Option("--heavyweight", help="Default: the cascade's.")]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        "--parameters",
+        metavar="A,B",
+        help="Sizes of drafter and heavyweight: 0.8M,5M or their folders.",
+    ),
+]
+Window = Annotated[
+    int | None, typer.Option("--window", min=1, max=1024, help="Only this many tokens.")
+]
+EarlyExit = Annotated[
+    int | None,
+    typer.Option("--early-exit", min=1, max=1024, help="First tokens that are judged together."),
+]
+OneStatistic = Annotated[Statistic | None, typer.Option("--statistic", help="Only this one.")]
+Grid = Annotated[
+    bool, typer.Option("--grid/--no-grid", help="Try windows, early exits and statistics.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Of an answer.")]
+Concurrency = Annotated[
+    int,
+    typer.Option("--concurrency", min=1, max=256, help="1 for times that mean something."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Default: calibration in the data folder.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Ask again what is answered in --out already.")
+]
+Write = Annotated[
+    bool, typer.Option("--write/--no-write", help="Put the threshold into the config.toml.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="Default: config.toml in the data folder; with --url, none."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Url = Annotated[str | None, typer.Option("--url", help="The gateway. Default: the local fleet.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", "-d", help="The fleet's.")]
 
 
 def calibrate(
-    prompts: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--prompts",
-            "-P",
-            help="Labelled prompts, JSON lines; may be given again. Default: the demo benchmark.",
-        ),
-    ] = None,
-    test: Annotated[
-        Path | None,
-        typer.Option("--test", help="More of them, to report on. Default: a part of --prompts."),
-    ] = None,
-    heavyweight: Annotated[
-        str | None, typer.Option("--heavyweight", help="Default: the cascade's.")
-    ] = None,
-    parameters: Annotated[
-        str | None,
-        typer.Option(
-            "--parameters",
-            metavar="A,B",
-            help="Sizes of drafter and heavyweight: 0.8M,5M or their folders.",
-        ),
-    ] = None,
-    window: Annotated[int | None, typer.Option("--window", min=1, max=1024)] = None,
-    early_exit: Annotated[int | None, typer.Option("--early-exit", min=1, max=1024)] = None,
-    statistic: Annotated[Statistic | None, typer.Option("--statistic")] = None,
-    grid: Annotated[
-        bool, typer.Option("--grid/--no-grid", help="Try windows, early exits and statistics.")
-    ] = True,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 512,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, max=256, help="1 for times that mean something.")
-    ] = 1,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Default: calibration in the data folder.")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask again what is answered in --out already.")
-    ] = False,
-    write: Annotated[
-        bool, typer.Option("--write/--no-write", help="Put the threshold into the config.toml.")
-    ] = True,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Default: config.toml in the data folder; with --url, none."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-    url: Annotated[
-        str | None, typer.Option("--url", help="The gateway. Default: the local fleet.")
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", "-d")] = None,
+    prompts: Prompts = None,
+    test: Test = None,
+    heavyweight: Heavyweight = None,
+    parameters: Sizes = None,
+    window: Window = None,
+    early_exit: EarlyExit = None,
+    statistic: OneStatistic = None,
+    grid: Grid = True,
+    max_tokens: MaxTokens = 512,
+    concurrency: Concurrency = 1,
+    out: Out = None,
+    fresh: Fresh = False,
+    write: Write = True,
+    config: Config = None,
+    as_json: Json = False,
+    url: Url = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Find the entropy above which a draft is better given up, and what the cascade then costs."""
     from shoal_cli.calibration_run import Options, run

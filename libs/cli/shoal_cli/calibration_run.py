@@ -207,7 +207,8 @@ def _failure_notes(collected: Collected, asked_count: int) -> list[str]:
             f"{lost} of {asked_count} prompts could not be answered ({detail}); the other answers "
             "are kept: run the command again to go on"
         )
-    return [f"{lost} prompts could not be answered and are left out; {detail}"]
+    what = "1 prompt" if lost == 1 else f"{lost} prompts"
+    return [f"without {what} that could not be answered; {detail}"]
 
 
 def _written(calibration: Calibration, options: Options, notes: list[str]) -> Calibrated:

@@ -13,7 +13,7 @@ import aiohttp
 
 from shoal_cli import pids
 from shoal_cli import settings as cli_settings
-from shoal_cli.errors import GatewayFailed
+from shoal_cli.errors import BadOptions, GatewayFailed
 from shoal_cli.settings import CliSettings
 
 CHAT_PATH = "/v1/chat/completions"
@@ -133,7 +133,12 @@ class GatewayClient:
 
 
 def client_of(url: str | None, settings: CliSettings) -> GatewayClient:
-    """A client of `url`, else of the data folder's fleet, else of the default port."""
+    """A client of `url`, else of the data folder's fleet, else of the default port.
+
+    Raises BadOptions for a `url` that is none.
+    """
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise BadOptions(f"'{url}' is no gateway: --url starts with http:// or https://")
     if url is None:
         owner = pids.read_owner(settings.data_dir)
         url = owner.url if owner else f"http://127.0.0.1:{cli_settings.DEFAULT_PORT}"
@@ -227,7 +232,10 @@ def _seconds(text: str) -> float:
 
 async def _checked_json(response: aiohttp.ClientResponse) -> dict[str, Any]:
     await _check_status(response)
-    body = await response.json()
+    try:
+        body = await response.json()
+    except ValueError as err:
+        raise GatewayFailed("the gateway's answer is not JSON") from err
     if not isinstance(body, dict):
         raise GatewayFailed("the gateway's answer is not a JSON object")
     return body

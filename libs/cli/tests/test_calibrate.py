@@ -281,7 +281,7 @@ async def test_few_failures_are_noted_and_many_refused(
     monkeypatch.setattr("shoal_cli.calibration_answers.TRIES_MAX", 1)
     gateway.failures = {"draft 9": [1] * 9}
     done = await calibrated(gateway, options)
-    assert "1 prompts could not be answered and are left out" in done.notes[0]
+    assert "without 1 prompt that could not be answered" in done.notes[0]
     assert done.calibration.calibrate.case_count == COUNT - 1
     gateway.failures = {f"chat {n}": [1] for n in range(1, 60, 5)}
     with pytest.raises(GatewayFailed, match="12 of 116 prompts could not be answered"):
@@ -438,3 +438,9 @@ def test_the_command_names_the_line_that_is_wrong(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["calibrate", "-P", str(path), "-d", str(tmp_path)])
     assert isinstance(result.exception, PromptsBroken)
     assert f"{path}:1: 'answer' is missing" in str(result.exception)
+
+
+def test_the_command_wants_a_whole_url(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["calibrate", "--url", "localhost:1", "-d", str(tmp_path)])
+    assert isinstance(result.exception, BadOptions)
+    assert "starts with http://" in str(result.exception)
