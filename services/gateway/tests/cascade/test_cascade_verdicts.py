@@ -213,7 +213,7 @@ async def settle() -> None:
 @pytest.mark.parametrize("policy", POLICIES, ids=["hold_all", "settled_only", "hold_first"])
 @given(data=st.data())
 @hypothesis_settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -265,7 +265,7 @@ def test_what_the_client_reads_is_one_models_words_behind_the_others(
 @pytest.mark.parametrize("policy", POLICIES, ids=["hold_all", "settled_only", "hold_first"])
 @given(data=st.data())
 @hypothesis_settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
