@@ -110,6 +110,7 @@ class Calibration:
             "apgr": self.calibrate.as_json()["apgr"],
             "cost_at_95": _cost(self.calibrate.at_95),
             "cost_at_99": _cost(self.calibrate.at_99),
+            "knee": round(self.calibrate.knee.threshold, 6),
             "precision": point.as_json()["precision"],
             "recall": point.as_json()["recall"],
             "parameters": {
@@ -245,9 +246,7 @@ def _rounded(
     chosen: Chosen, cases: Sequence[Case], tracks: Sequence[Track], parameters: Parameters
 ) -> Chosen:
     """The threshold with few digits, its point measured again under them."""
-    threshold = round(chosen.point.threshold, _THRESHOLD_DIGITS)
-    if threshold <= 0:
-        return chosen
+    threshold = float(f"{chosen.point.threshold:.{_THRESHOLD_DIGITS}g}")
     return Chosen(scores.point_at(threshold, cases, tracks, parameters), chosen.has_margin)
 
 
