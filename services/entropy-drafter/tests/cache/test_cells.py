@@ -42,9 +42,10 @@ def test_neighbours_at_the_bound_lie_in_the_probable_cells(similarity: float, sh
 def test_few_cells_are_read_at_the_usual_bound() -> None:
     cells = Cells(SIZE)
     vectors, _ = neighbours(200, 0.95)
-    counts = [len(cells.probable(vector, 0.95) or range(2**BITS)) for vector in vectors]
-    assert np.mean(counts) < 0.06 * 2**BITS
-    assert max(counts) <= 2**BITS
+    read = [cells.probable(vector, 0.95) for vector in vectors]
+    counts = [len(probable) for probable in read if probable is not None]
+    assert len(counts) >= 0.85 * len(read)
+    assert np.median(counts) < 0.05 * 2**BITS
 
 
 def test_a_low_bound_reads_the_whole_scope_and_the_highest_one_cell() -> None:

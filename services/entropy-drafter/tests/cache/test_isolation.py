@@ -10,7 +10,7 @@ from redis import asyncio as redis
 from shoal_entropy_drafter.cache.base import KeptAnswer
 from shoal_entropy_drafter.question import Question
 
-from .test_cache import Site
+from .site import Site
 
 TEXTS = [
     "what is a shoal",
@@ -37,7 +37,7 @@ async def test_answers_stay_with_their_tenant_and_scope(client: redis.Redis, run
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    site = Site(client, budget_s=10.0, entries_max=30)
+    site = Site(client, entries_max=30)
     await site.cache.start()
     hit_count = 0
     for _ in range(OPERATION_COUNT):
