@@ -25,8 +25,9 @@ WINDOW_SIZES = (1, 2, 4, 8, 10, 16)
 EARLY_EXIT_COUNTS = (4, 10)
 CURVE_POINTS_MAX = 600
 GRID_POINTS_MAX = 150
-COST_SLACK = 0.01
-"""Costs of two ways to judge that differ by less are the same: a few prompts decide them."""
+COST_SLACK = 0.02
+"""Costs of two ways to judge that differ by less are the same: ten prompts of five hundred decide
+them, and other prompts would decide otherwise."""
 
 
 @dataclass(frozen=True)

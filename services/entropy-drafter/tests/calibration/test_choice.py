@@ -68,7 +68,7 @@ def test_every_way_to_judge_is_tried(drawn: Callable[[int], list[Case]]) -> None
     assert {each.judging for each in found} == set(grid)
     assert len(steps) == len(grid) == 6
     costs = [each.chosen.point.cost for each in found if each.chosen.has_margin]
-    assert costs[0] <= min(costs) + 0.01
+    assert costs[0] <= min(costs) + 0.02
 
 
 def test_as_cheap_keeps_what_is_in_effect() -> None:
@@ -76,7 +76,7 @@ def test_as_cheap_keeps_what_is_in_effect() -> None:
     entries = [entry(other, 0.472), entry(one, 0.470)]
     assert ranked(entries)[0].judging == one
     assert ranked(entries, current=other)[0].judging == other
-    dearer = [entry(other, 0.49), entry(one, 0.47)]
+    dearer = [entry(other, 0.50), entry(one, 0.47)]
     assert ranked(dearer, current=other)[0].judging == one
 
 
