@@ -69,10 +69,13 @@ class Shard:
         """
         if self._shard is not None:
             return
-        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._own()
         try:
+            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._own()
             self._load_or_create()
+        except OSError as err:
+            self._disown()
+            raise CacheStoreAway("qdrant", f"{self._folder}: {err.strerror}") from err
         except BaseException:
             self._disown()
             raise
@@ -122,7 +125,7 @@ class Shard:
         if self._unflushed_count >= FLUSH_COUNT:
             _told(self._opened.flush)
             self._unflushed_count = 0
-            self._write_manifest()
+            _told(self._write_manifest)
 
     def copy_some(self) -> bool:
         """One step of giving back the room of deleted points; False when none is left to take."""
@@ -154,7 +157,7 @@ class Shard:
         if self._shard is None:
             return
         try:
-            self._write_manifest()
+            _told(self._write_manifest)
             self._abandon_copy()
             _told(self._shard.close)
         finally:
@@ -171,7 +174,7 @@ class Shard:
         lock = self._folder.with_name(f"{self._folder.name}.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
+        except BlockingIOError as err:
             lock.close()
             raise CollectionInUse(str(self._folder)) from err
         self._lock = lock
@@ -287,7 +290,7 @@ class Shard:
         old, self._shard, self._next = self._shard, self._next, None
         self._generation += 1
         self._freed_count = 0
-        self._write_manifest()
+        _told(self._write_manifest)
         _told(old.close)
         self._remove_generations(keep=self._generation)
         log.info("room of deleted vectors given back", extra={"generation": self._generation})
@@ -330,7 +333,7 @@ def _told(call: Callable[..., T], *arguments: Any) -> T:
     """What a call of the library gives; whatever it raises becomes CacheStoreAway."""
     try:
         return call(*arguments)
-    except Exception as err:  # The library raises nothing but plain Exception.
+    except Exception as err:  # The library raises nothing but plain Exception; disks, OSError.
         raise CacheStoreAway("qdrant", str(err)) from err
     except BaseException as err:
         # A panic in Rust is not an Exception, but no reason to end the service.

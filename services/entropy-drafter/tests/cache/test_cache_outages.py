@@ -12,6 +12,7 @@ from redis import asyncio as redis
 
 from shoal_common.redis_client import connect
 from shoal_common.testing.redis import start_redis
+from shoal_common.testing.waiting import eventually
 from shoal_entropy_drafter.cache.base import Store
 from shoal_entropy_drafter.cache.outage import FAILURES_MAX, RETRY_AFTER_S
 from shoal_entropy_drafter.embedder.base import Embedded
@@ -228,10 +229,9 @@ async def test_a_collection_of_other_dimensions_stops_the_start(client: redis.Re
 
 async def test_a_caller_that_goes_away_is_no_failure(site: Site) -> None:
     site.index.may_answer.clear()
-    looking = asyncio.create_task(site.cache.look_up(question()))
+    looking = asyncio.create_task(site.cache.look_up(question("two birds")))
     storing = asyncio.create_task(site.cache.store(question(), None, ANSWER))
-    while len(site.index.calls) < 3:
-        await site.records.count()
+    await eventually(lambda: {"search", "upsert"} <= set(site.index.calls))
     for task in (looking, storing):
         task.cancel()
     await asyncio.wait([looking, storing])

@@ -20,7 +20,7 @@ from shoal_entropy_drafter.cache import shard
 from shoal_entropy_drafter.cache.base import Point
 from shoal_entropy_drafter.cache.collection import Collection
 from shoal_entropy_drafter.cache.edge import EdgeIndex
-from shoal_entropy_drafter.errors import CollectionInUse
+from shoal_entropy_drafter.errors import CacheStoreAway, CollectionInUse
 
 from .conftest import SIZE, collection, point, unit
 
@@ -139,6 +139,15 @@ async def test_a_broken_folder_is_moved_aside(
     assert {path.name for path in folder.parent.iterdir()} == {
         "answers", "answers.broken", "answers.lock",
     }  # fmt: skip
+
+
+async def test_a_folder_that_cannot_be_made_is_a_store_away(tmp_path: Path) -> None:
+    (tmp_path / "qdrant").write_text("a file where a folder should be")
+    index = index_of(tmp_path / "qdrant" / "answers")
+    with pytest.raises(CacheStoreAway, match="answers"):
+        await index.start()
+    assert not index.is_started
+    await index.close()
 
 
 async def test_a_folder_of_another_form_is_made_anew(folder: Path) -> None:
