@@ -3,7 +3,8 @@
 1. Admit: one of `answer_concurrency`, or the heavyweight answers.
 2. Look up: a kept answer ends it.
 3. Draft: each token's uncertainty goes to the gate, the token itself to the caller.
-4. Judge: SPECULATE and RECOVER on the way; ESCALATE closes the draft at once and ends it.
+4. Judge: SPECULATE and RECOVER on the way; ESCALATE closes the draft at once and ends it. Where the
+   caller lets tokens go once the first have passed, a later doubt is told once and ends nothing.
 5. Finish: the draft has ended by itself; the last verdict is ACCEPT or ESCALATE.
 
 Whatever goes wrong with a draft is a verdict, not an error: the heavyweight answers. Owns the order
@@ -188,10 +189,13 @@ class _Run:
         self._recorder = recorder
         self._gate = Gate(self._rules)
         self._drafted_count = 0
+        self._told_count = 0
         self._began_at = perf_counter()
         self._outcome: DraftOutcome = "abandoned"
         self._reason: VerdictReason = ""
         self._problem = ""
+        self._stands_when_passed = request.stands_when_passed
+        self._is_late = False
         self.last: drafter_pb2.AnswerResponse | None = None
         """The verdict that ends it, to be sent once the draft is closed."""
 
@@ -200,9 +204,15 @@ class _Run:
         if isinstance(event, DraftTokens):
             yield from self._tokens(event)
             return
-        yield _told(event, self._gate.token_count)
+        yield _told(event, self._told_count)
         if isinstance(event, DraftEnded):
-            self._judged(self._gate.finish(event.completion_token_count))
+            has_passed = self._gate.is_early_exit_passed
+            late = self._judged(self._gate.finish(event.completion_token_count), has_passed)
+            if late is not None:
+                yield late
+            if self._is_late:
+                self._outcome = "accepted"
+                self.last = self._last("accept", "late")
 
     def escalated(self, reason: VerdictReason, problem: str = "") -> drafter_pb2.AnswerResponse:
         """The verdict where something else than the gate has ended the draft."""
@@ -228,31 +238,41 @@ class _Run:
         )
 
     def _tokens(self, event: DraftTokens) -> Iterator[drafter_pb2.AnswerResponse]:
-        first_position = self._gate.token_count
+        first_position = self._told_count
         self._drafted_count += len(event.tokens)
         judged: list[drafter_pb2.AnswerResponse] = []
         fed: list[DraftToken] = []
         for token in event.tokens:
             fed.append(token)
-            response = self._judged(self._gate.feed(token.entropy))
+            has_passed = self._gate.is_early_exit_passed
+            response = self._judged(self._gate.feed(token.entropy), has_passed)
             if response is not None:
                 judged.append(response)
             if self.last is not None:
                 break
+        self._told_count += len(fed)
         delta = _delta(fed, first_position, self._rules)
         delta.settled_count = self._gate.settled_count
         self._recorder.tokens_drafted(delta.entropy_bits, len(event.tokens))
         yield drafter_pb2.AnswerResponse(draft=delta)
         yield from judged
 
-    def _judged(self, judgement: Judgement) -> drafter_pb2.AnswerResponse | None:
-        """What a judgement says at once, if anything; a last one is kept as `last`."""
-        if judgement.verdict is Verdict.CONTINUE:
+    def _judged(self, judgement: Judgement, has_passed: bool) -> drafter_pb2.AnswerResponse | None:
+        """What a judgement says at once, if anything; a last one is kept as `last`.
+
+        has_passed: the first tokens had, before this judgement.
+        """
+        if judgement.verdict is Verdict.CONTINUE or self._is_late:
             return None
         name = _NAMES[judgement.verdict]
         if judgement.verdict is Verdict.ACCEPT:
             self._outcome = "accepted"
             self.last = self._last(name, "")
+        elif judgement.verdict is Verdict.ESCALATE and has_passed and self._stands_when_passed:
+            self._is_late = True
+            response = self._response(name, judgement.reason)
+            response.judgement.is_late = True
+            return response
         elif judgement.verdict is Verdict.ESCALATE:
             self._outcome, self._reason = "escalated", judgement.reason
             self.last = self._last(name, judgement.reason)

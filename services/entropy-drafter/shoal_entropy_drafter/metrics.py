@@ -38,7 +38,9 @@ BITS_BUCKETS = (
 DraftOutcome = Literal["accepted", "escalated", "failed", "abandoned"]
 """escalated: by the gate. failed: lost, late, or a tool call. abandoned: nobody listened on."""
 VerdictName = Literal["speculate", "recover", "escalate", "accept"]
-VerdictReason: TypeAlias = gate.Reason | Literal["timeout", "error", "overloaded", "tool_call"]
+VerdictReason: TypeAlias = (
+    gate.Reason | Literal["timeout", "error", "overloaded", "tool_call", "late"]
+)
 EmbedFor = Literal["cache", "client"]
 
 

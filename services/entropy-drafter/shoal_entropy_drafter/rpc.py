@@ -108,4 +108,5 @@ class DrafterRpc(pb_grpc.DrafterServiceServicer):
 
 def _is_last(response: pb.AnswerResponse) -> bool:
     verdicts = (pb.VERDICT_ESCALATE, pb.VERDICT_ACCEPT)
-    return response.HasField("cache_hit") or response.judgement.verdict in verdicts
+    is_verdict = response.judgement.verdict in verdicts and not response.judgement.is_late
+    return response.HasField("cache_hit") or is_verdict

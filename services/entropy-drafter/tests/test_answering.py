@@ -75,6 +75,26 @@ async def test_doubtful_draft_is_escalated_and_freed_at_once(fleet: Fleet) -> No
     await fleet.router.is_closed.wait()
 
 
+async def test_doubt_behind_tokens_that_left_is_told_once_and_ends_nothing(fleet: Fleet) -> None:
+    fleet.stage.script = [SURE] * 6 + [TORN] * 4 + [SURE] * 4
+    events = await fleet.answer(request_of(stands_when_passed=True))
+    told = [verdict for verdict in verdicts(events) if verdict[0] != "SPECULATE"]
+    assert told == [("ESCALATE", "window"), ("ACCEPT", "late")]
+    assert [event.judgement.is_late for event in events].count(True) == 1
+    deltas = [event.draft for event in events if event.HasField("draft")]
+    assert [delta.first_position for delta in deltas] == list(range(14))
+    assert events[-2].end.completion_token_count == 14
+    assert deltas[-1].settled_count <= 6
+
+
+async def test_first_tokens_in_doubt_escalate_whoever_would_stand(fleet: Fleet) -> None:
+    fleet.stage.script = [TORN] * 12
+    events = await fleet.answer(request_of(stands_when_passed=True))
+    assert verdicts(events)[-1][0] == "ESCALATE"
+    assert kinds(events)[-1] == "judgement"
+    assert "end" not in kinds(events)
+
+
 async def test_doubt_that_passes_recovers(fleet: Fleet) -> None:
     fleet.stage.script = [DOUBTED] + [SURE] * 8
     events = await fleet.answer(request_of())

@@ -6,7 +6,9 @@
    leaves.
 4. ACCEPT lets the rest of the draft leave and ends the answer.
 5. ESCALATE, or a draft that is lost: the heavyweight takes over, behind what has left. Where the
-   draft stands because tokens have left that nobody can go on behind, its own model carries it on.
+   draft stands because tokens have left that nobody can go on behind, doubts are only counted; if
+   it is lost, its own model carries it on, or the stream ends with an error where that is none of
+   ours.
 6. Behind the answer: it may be kept, and some are audited.
 
 Owns who answers; does not know how a draft is judged, nor how either model is run.
@@ -28,7 +30,7 @@ from shoal_gateway.cascade.audit import Audits
 from shoal_gateway.cascade.background import Background
 from shoal_gateway.cascade.course import Course, Drafted, heavy_id
 from shoal_gateway.cascade.draft import FleetDraft
-from shoal_gateway.cascade.errors import DraftBroken, DrafterSilent
+from shoal_gateway.cascade.errors import DraftBroken, DrafterSilent, DraftLost
 from shoal_gateway.cascade.heavy import HeavyRun, Standby, is_sign
 from shoal_gateway.cascade.metrics import CascadeRecorder
 from shoal_gateway.cascade.watch import DrafterWatch
@@ -145,6 +147,8 @@ class _Run:
                     yield event
             if course.is_answered:
                 return
+            if course.stands and course.drafted.prepared is None:
+                raise DraftLost(course.given_up)
             # The draft is closed by now: its machines are free for whoever goes on.
             async with aclosing(self._carry_on() if course.stands else self._take_over()) as rest:
                 async for event in rest:
@@ -218,7 +222,10 @@ class _Run:
             course.is_accepted = True
             await self._stop_heavy()
         elif verdict == drafter_pb2.VERDICT_ESCALATE:
-            course.given_up = judgement.reason or "error"
+            if course.stands and judgement.is_late:
+                course.is_late = True
+            else:
+                course.given_up = judgement.reason or "error"
         elif verdict == drafter_pb2.VERDICT_RECOVER:
             course.is_speculating = False
             await self._stop_heavy()

@@ -15,7 +15,13 @@ from shoal_gateway.cascade.answer import CascadeAnswer, CascadeParts
 from shoal_gateway.cascade.course import Drafted, draft_id, heavy_id
 from shoal_gateway.cascade.eligibility import cache_use_of, why_no_draft
 from shoal_gateway.cascade.heavy import Standby
-from shoal_gateway.cascade.policy import HoldFirst, Policy, hold_all, settled_only
+from shoal_gateway.cascade.policy import (
+    HoldFirst,
+    Policy,
+    hold_all,
+    settled_only,
+    stands_once_released,
+)
 from shoal_gateway.cascade.wire import fleet_draft_of, task_of
 from shoal_gateway.local import LocalBackend
 from shoal_gateway.prompt import Prepared
@@ -145,15 +151,19 @@ class CascadeBackend:
     def _upstream_draft(
         self, request_id: str, task: ChatTask, described: drafter_pb2.DescribeResponse
     ) -> Drafted:
-        """Nobody can go on behind a text that has left, so all of it is held until accepted."""
+        """Nobody can go on behind a text that has left: it stands, or nothing of it leaves."""
+        policy: Policy = hold_all
+        if task.is_streamed and self._rules.stream_mode == "hold":
+            policy = HoldFirst(described.early_exit_count)
         sampling = resolve(task, self._defaults, {})
         max_tokens = task.max_tokens or self._defaults.max_tokens
         request = drafter_pb2.AnswerRequest(
             request_id=request_id,
             task=task_of(task, sampling, max_tokens),
             cache_use=cache_use_of(task),
+            stands_when_passed=stands_once_released(policy),
         )
-        return Drafted(task, request, described, hold_all)
+        return Drafted(task, request, described, policy)
 
     async def _fleet_draft(
         self,
@@ -175,13 +185,17 @@ class CascadeBackend:
             return None, "not_ready" if isinstance(err, UnknownModel) else "refused"
         except ShoalError:
             return None, "not_ready"
+        policy = self._policy(task, described, prepared, standby)
+        # What was asked for, not what the context has room for: that differs from prompt to prompt,
+        # and would keep equal questions apart.
+        max_tokens = task.max_tokens or self._defaults.max_tokens
         request = drafter_pb2.AnswerRequest(
             request_id=request_id,
-            task=task_of(task, prepared.sampling, prepared.max_tokens),
+            task=task_of(task, prepared.sampling, max_tokens),
             fleet_draft=fleet_draft_of(prepared, self._rules.host_id, self._rules.plan_wait_s),
             cache_use=cache_use_of(task),
+            stands_when_passed=stands_once_released(policy),
         )
-        policy = self._policy(task, described, prepared, standby)
         return Drafted(task, request, described, policy, prepared), ""
 
     def _policy(

@@ -77,9 +77,9 @@ class Course:
     """One answer from the first event to the last.
 
     given_up: why the draft has ended without standing, "" while it may. statistic: of the last
-    verdict. is_begun: something has left. said: text that has left; is_plain: nothing but text has.
-    told: what a meter makes of the events that have left: a prompt, and a token for each piece.
-    run_count: heavyweights begun.
+    verdict. is_late: a doubt came when the draft stood already. is_begun: something has left.
+    said: text that has left; is_plain: nothing but text has. told: what a meter makes of the events
+    that have left: a prompt, and a token for each piece. run_count: heavyweights begun.
     """
 
     drafted: Drafted
@@ -92,6 +92,7 @@ class Course:
     given_up: str = ""
     is_speculating: bool = False
     is_accepted: bool = False
+    is_late: bool = False
     is_begun: bool = False
     is_answered: bool = False
     is_plain: bool = True
@@ -115,6 +116,8 @@ class Course:
     @property
     def is_sound(self) -> bool:
         """All that has left was judged and passed."""
+        if self.is_late:
+            return False
         return self.is_accepted or self.draft.settled_count >= self.draft.released
 
     @property

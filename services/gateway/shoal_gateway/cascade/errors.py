@@ -2,6 +2,7 @@
 
 Unavailable
 ├── DraftBroken          the drafter's events cannot be read; the heavyweight answers
+├── DraftLost            an upstream's draft ended after some of it had left
 └── HeavyweightMissing   nobody serves the model that is to take over
 DeadlineExceeded
 ├── DrafterSilent        no event of a draft for too long; the heavyweight answers
@@ -20,6 +21,15 @@ class DraftBroken(Unavailable):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"the draft cannot be read: {problem}")
+
+
+class DraftLost(Unavailable):
+    """What has left cannot be taken back, and nobody can go on behind it."""
+
+    reason = "DRAFT_LOST"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the answer was lost on its way ({problem}); try again")
 
 
 class HeavyweightMissing(Unavailable):

@@ -6,7 +6,7 @@ import json
 
 from shoal.common.v1 import chat_pb2
 from shoal.drafter.v1 import drafter_pb2
-from shoal.worker.v1 import stage_pb2
+from shoal.worker.v1 import pipeline_pb2, stage_pb2
 from shoal_gateway.opening import plan_open
 from shoal_gateway.prompt import Prepared
 from shoal_gateway.task import ChatTask, Message, ReplyFormat, Role, ToolChoice, ToolMode
@@ -55,9 +55,13 @@ def task_of(task: ChatTask, sampling: chat_pb2.SamplingSpec, max_tokens: int) ->
 
 
 def fleet_draft_of(prepared: Prepared, host_id: str, wait_s: float) -> drafter_pb2.FleetDraft:
-    """Ready to be planned and run; host_id and wait_s as for the gateway's own plans."""
+    """Ready to be planned and run; host_id and wait_s as for the gateway's own plans.
+
+    Of the pipeline only the revision stands: ids of another one's tokeniser must not be run.
+    """
     generate = stage_pb2.GenerateRequest(
         request_id=prepared.request_id,
+        pipeline=pipeline_pb2.Pipeline(model_revision=prepared.revision),
         token_ids=stage_pb2.TokenIds(ids=prepared.prompt_ids),
         sampling=prepared.sampling,
         max_tokens=prepared.max_tokens,

@@ -11,7 +11,9 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from shoal.drafter.v1 import drafter_pb2
+from shoal.worker.v1 import pipeline_pb2
 from shoal_common.errors import Overloaded, Unavailable
+from shoal_common.testing.waiting import eventually
 
 from .conftest import (
     CHAT,
@@ -86,7 +88,7 @@ async def test_the_drafter_gets_ids_of_its_own_model_and_the_task(house: House) 
     assert len(draft.generate.token_ids.ids) == draft.plan.prompt_token_count > 0
     assert draft.generate.max_tokens == 40
     assert list(draft.generate.stop_token_ids) == list(house.tokens.stop_token_ids)
-    assert not draft.generate.HasField("pipeline")
+    assert draft.generate.pipeline == pipeline_pb2.Pipeline(model_revision="r1")
     assert draft.vocabulary_size == house.tokens.tokenizer.get_vocab_size()
     task = request.task
     assert (task.model, task.messages[0].content[0].text) == ("cascade", "hi")
@@ -195,7 +197,7 @@ async def test_a_draft_that_recovers_cancels_the_heavyweight(house: House) -> No
     assert streamed(await asking) == DRAFT
     await house.fleet.stage.is_cancelled.wait()
     await house.fleet.router.is_closed.wait()
-    assert house.fleet.stage.running_count == 0
+    await eventually(lambda: house.fleet.stage.running_count == 0)
     assert await house.metric("speculations_total", outcome="cancelled") == 1
 
 
@@ -214,7 +216,7 @@ async def test_a_draft_accepted_beside_the_heavyweight_tells_what_both_computed(
     assert text == DRAFT
     assert usage["by_model"]["heavyweight"]["prompt_tokens"] > 0
     assert usage["by_model"]["drafter"]["completion_tokens"] == len(ids)
-    assert house.fleet.stage.running_count == 0
+    await eventually(lambda: house.fleet.stage.running_count == 0)
 
 
 async def test_without_speculation_the_heavyweight_waits_for_the_last_verdict(
@@ -307,7 +309,30 @@ async def test_a_stop_string_ends_a_draft_that_runs_on(house: House) -> None:
     await house.drafter.is_free.wait()
 
 
+def late_doubt() -> drafter_pb2.AnswerResponse:
+    told = verdict("escalate", "window", 2.0)
+    told.judgement.is_late = True
+    return told
+
+
 async def test_in_mode_hold_the_draft_stands_once_it_has_left(start_house: Any) -> None:
+    async with start_house(stream_mode="hold") as house:
+        ids = house.ids(DRAFT)
+        rest = [delta(ids[4:], 4), ended(len(ids)), verdict("accept", "late", 0.1)]
+        house.drafter.script = [*first(ids, 4), late_doubt(), *rest]
+        reply = await house.chat(stream=True)
+        assert streamed(reply) == DRAFT
+        assert house.fleet.stage.requests == []
+        assert comments(reply)["x-shoal-answered-by"] == "drafter"
+        assert await house.metric("late_doubts_total", verdict="escalate") == 1
+        assert await house.metric("escalations_total", reason="window") == 0
+        assert house.drafter.remembered == []
+        assert house.drafter.requests[0].stands_when_passed
+        await house.chat()
+        assert not house.drafter.requests[1].stands_when_passed
+
+
+async def test_a_draft_that_stands_is_carried_on_where_its_drafter_ends(start_house: Any) -> None:
     async with start_house(stream_mode="hold") as house:
         ids = house.ids(DRAFT)
         house.fleet.says(DRAFT)
@@ -334,13 +359,27 @@ async def test_in_mode_hold_an_early_doubt_escalates(start_house: Any) -> None:
         assert reply.headers["x-shoal-answered-by"] == "heavyweight"
 
 
-@pytest.mark.parametrize("stream_mode", ["hold", "continue"])
-async def test_an_upstreams_text_is_held_until_it_stands(
-    start_house: Any, stream_mode: str
-) -> None:
+async def test_in_mode_hold_an_upstreams_text_leaves_early_and_stands(start_house: Any) -> None:
     drafter = FakeDrafter()
     drafter.described = described(kind=drafter_pb2.DRAFTER_KIND_UPSTREAM, model="gpt-4.1-nano")
-    async with start_house(drafter, stream_mode=stream_mode) as house:
+    async with start_house(drafter, stream_mode="hold") as house:
+        begins = [text_delta(text, at) for at, text in enumerate(("Hel", "lo", " you", " all"))]
+        last = [ended(5), verdict("accept", "late")]
+        drafter.script = [*begins, late_doubt(), text_delta(".", 4), *last]
+        assert streamed(await house.chat(stream=True)) == "Hello you all."
+        assert house.fleet.stage.requests == []
+        assert drafter.requests[0].stands_when_passed
+        drafter.script = [*begins, verdict("escalate", "error")]
+        reply = await house.chat(stream=True)
+        assert streamed(reply) == "Hello you all"
+        assert '"draft_lost"' in reply.text
+        assert house.fleet.stage.requests == []
+
+
+async def test_an_upstreams_text_is_held_until_it_stands(start_house: Any) -> None:
+    drafter = FakeDrafter()
+    drafter.described = described(kind=drafter_pb2.DRAFTER_KIND_UPSTREAM, model="gpt-4.1-nano")
+    async with start_house(drafter, stream_mode="continue") as house:
         house.fleet.says(HEAVY)
         begins = [text_delta(text, at) for at, text in enumerate(("Hel", "lo", " you"))]
         drafter.script = [*begins, verdict("escalate", "window")]
@@ -392,7 +431,7 @@ async def test_whoever_leaves_frees_draft_and_heavyweight(house: House) -> None:
     await house.drafter.is_free.wait()
     await house.fleet.stage.is_cancelled.wait()
     await house.fleet.router.is_closed.wait()
-    assert house.drafter.running_count == house.fleet.stage.running_count == 0
+    await eventually(lambda: house.drafter.running_count == house.fleet.stage.running_count == 0)
 
 
 async def test_the_heavyweights_death_behind_a_prefix_ends_the_stream(house: House) -> None:

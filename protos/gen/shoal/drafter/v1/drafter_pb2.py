@@ -27,21 +27,21 @@ from shoal.router.v1 import router_pb2 as shoal_dot_router_dot_v1_dot_router__pb
 from shoal.worker.v1 import stage_pb2 as shoal_dot_worker_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/drafter/v1/drafter.proto\x12\x10shoal.drafter.v1\x1a\x1ashoal/common/v1/chat.proto\x1a\x1cshoal/router/v1/router.proto\x1a\x1bshoal/worker/v1/stage.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xa8\x03\n\x10\x44\x65scribeResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.shoal.drafter.v1.DrafterKind\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x13\n\x0bwindow_size\x18\x06 \x01(\r\x12\x18\n\x10\x65\x61rly_exit_count\x18\x07 \x01(\r\x12\x17\n\x0f\x63\x61ndidate_count\x18\x08 \x01(\r\x12\x16\n\x0eis_speculative\x18\t \x01(\x08\x12\x11\n\thas_cache\x18\n \x01(\x08\x12\x19\n\x11keeps_heavyweight\x18\x0b \x01(\x08\x12\x17\n\x0f\x65mbedding_model\x18\x0c \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\r \x01(\r\x12\x1b\n\x13soft_threshold_mult\x18\x0e \x01(\x02\x12\x11\n\tstatistic\x18\x0f \x01(\t\x12\x10\n\x08\x65stimate\x18\x10 \x01(\t\x12\x15\n\rembeds_itself\x18\x11 \x01(\x08\"\x82\x01\n\nFleetDraft\x12\'\n\x04plan\x18\x01 \x01(\x0b\x32\x19.shoal.router.v1.PlanOpen\x12\x32\n\x08generate\x18\x02 \x01(\x0b\x32 .shoal.worker.v1.GenerateRequest\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\"\xd8\x01\n\rAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x19.shoal.common.v1.ChatTask\x12\x14\n\x0cremaining_ms\x18\x03 \x01(\r\x12\x31\n\x0b\x66leet_draft\x18\x04 \x01(\x0b\x32\x1c.shoal.drafter.v1.FleetDraft\x12-\n\tcache_use\x18\x05 \x01(\x0e\x32\x1a.shoal.drafter.v1.CacheUse\x12\x12\n\nis_ungated\x18\x06 \x01(\x08\"\xb9\x01\n\x08\x43\x61\x63heHit\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\r\n\x05\x61ge_s\x18\x03 \x01(\r\x12+\n\x05layer\x18\x04 \x01(\x0e\x32\x1c.shoal.drafter.v1.CacheLayer\x12\x1a\n\x12prompt_token_count\x18\x05 \x01(\r\x12\x1e\n\x16\x63ompletion_token_count\x18\x06 \x01(\r\x12\x13\n\x0b\x61nswered_by\x18\x07 \x01(\t\"^\n\nDraftBegun\x12#\n\x04plan\x18\x01 \x01(\x0b\x32\x15.shoal.router.v1.Plan\x12+\n\x08\x61\x64mitted\x18\x02 \x01(\x0b\x32\x19.shoal.worker.v1.Admitted\"q\n\nTokenDoubt\x12\x19\n\x11renormalised_bits\x18\x01 \x01(\x02\x12\x12\n\nlower_bits\x18\x02 \x01(\x02\x12\x12\n\nupper_bits\x18\x03 \x01(\x02\x12\x0e\n\x06margin\x18\x04 \x01(\x02\x12\x10\n\x08is_known\x18\x05 \x01(\x08\"\xbe\x01\n\nDraftDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x14\n\x0c\x65ntropy_bits\x18\x03 \x03(\x02\x12/\n\x06tokens\x18\x04 \x03(\x0b\x32\x1f.shoal.worker.v1.GeneratedToken\x12\x15\n\rsettled_count\x18\x05 \x01(\r\x12,\n\x06\x64oubts\x18\x06 \x03(\x0b\x32\x1c.shoal.drafter.v1.TokenDoubt\"l\n\tJudgement\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.shoal.drafter.v1.Verdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tstatistic\x18\x03 \x01(\x02\x12\x10\n\x08position\x18\x04 \x01(\r\"\xc0\x01\n\x08\x44raftEnd\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x1d.shoal.worker.v1.FinishReason\x12\x1a\n\x12prompt_token_count\x18\x02 \x01(\r\x12\x1e\n\x16\x63ompletion_token_count\x18\x03 \x01(\r\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x04 \x01(\r\x12-\n\x07timings\x18\x05 \x03(\x0b\x32\x1c.shoal.worker.v1.StageTiming\"\x8b\x02\n\x0e\x41nswerResponse\x12/\n\tcache_hit\x18\x01 \x01(\x0b\x32\x1a.shoal.drafter.v1.CacheHitH\x00\x12-\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1c.shoal.drafter.v1.DraftDeltaH\x00\x12\x30\n\tjudgement\x18\x04 \x01(\x0b\x32\x1b.shoal.drafter.v1.JudgementH\x00\x12-\n\x05\x62\x65gun\x18\x05 \x01(\x0b\x32\x1c.shoal.drafter.v1.DraftBegunH\x00\x12)\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1a.shoal.drafter.v1.DraftEndH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x03\x10\x04\"\xad\x01\n\x0fRememberRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x19.shoal.common.v1.ChatTask\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x04 \x01(\r\x12\x1e\n\x16\x63ompletion_token_count\x18\x05 \x01(\r\x12\x13\n\x0b\x61nswered_by\x18\x06 \x01(\t\"#\n\x10RememberResponse\x12\x0f\n\x07is_kept\x18\x01 \x01(\x08\"B\n\rForgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\")\n\x0e\x46orgetResponse\x12\x17\n\x0f\x66orgotten_count\x18\x01 \x01(\r\"\x11\n\x0fGetCacheRequest\"\x9b\x02\n\x10GetCacheResponse\x12\x12\n\nis_enabled\x18\x01 \x01(\x08\x12\x10\n\x08is_ready\x18\x02 \x01(\x08\x12\x13\n\x0b\x65ntry_count\x18\x03 \x01(\x04\x12\x17\n\x0f\x65xact_hit_count\x18\x04 \x01(\x04\x12\x1a\n\x12semantic_hit_count\x18\x05 \x01(\x04\x12\x12\n\nmiss_count\x18\x06 \x01(\x04\x12\x15\n\rguarded_count\x18\x07 \x01(\x04\x12\x15\n\rfailure_count\x18\x08 \x01(\x04\x12\r\n\x05ttl_s\x18\t \x01(\r\x12\x1c\n\x14similarity_threshold\x18\n \x01(\x02\x12\x14\n\x0cvector_store\x18\x0b \x01(\t\x12\x12\n\ncollection\x18\x0c \x01(\t\"1\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"d\n\rEmbedResponse\x12/\n\nembeddings\x18\x01 \x03(\x0b\x32\x1b.shoal.drafter.v1.Embedding\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t*u\n\x0b\x44rafterKind\x12\x1c\n\x18\x44RAFTER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44RAFTER_KIND_NONE\x10\x01\x12\x16\n\x12\x44RAFTER_KIND_FLEET\x10\x02\x12\x19\n\x15\x44RAFTER_KIND_UPSTREAM\x10\x03*x\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_SPECULATE\x10\x01\x12\x13\n\x0fVERDICT_RECOVER\x10\x02\x12\x14\n\x10VERDICT_ESCALATE\x10\x03\x12\x12\n\x0eVERDICT_ACCEPT\x10\x04*P\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_USE_REFRESH\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_USE_NONE\x10\x02*Z\n\nCacheLayer\x12\x1b\n\x17\x43\x41\x43HE_LAYER_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_LAYER_EXACT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_LAYER_SEMANTIC\x10\x02\x32\xef\x03\n\x0e\x44rafterService\x12Q\n\x08\x44\x65scribe\x12!.shoal.drafter.v1.DescribeRequest\x1a\".shoal.drafter.v1.DescribeResponse\x12M\n\x06\x41nswer\x12\x1f.shoal.drafter.v1.AnswerRequest\x1a .shoal.drafter.v1.AnswerResponse0\x01\x12Q\n\x08Remember\x12!.shoal.drafter.v1.RememberRequest\x1a\".shoal.drafter.v1.RememberResponse\x12K\n\x06\x46orget\x12\x1f.shoal.drafter.v1.ForgetRequest\x1a .shoal.drafter.v1.ForgetResponse\x12Q\n\x08GetCache\x12!.shoal.drafter.v1.GetCacheRequest\x1a\".shoal.drafter.v1.GetCacheResponse\x12H\n\x05\x45mbed\x12\x1e.shoal.drafter.v1.EmbedRequest\x1a\x1f.shoal.drafter.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshoal/drafter/v1/drafter.proto\x12\x10shoal.drafter.v1\x1a\x1ashoal/common/v1/chat.proto\x1a\x1cshoal/router/v1/router.proto\x1a\x1bshoal/worker/v1/stage.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xa8\x03\n\x10\x44\x65scribeResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.shoal.drafter.v1.DrafterKind\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x11\n\tthreshold\x18\x05 \x01(\x02\x12\x13\n\x0bwindow_size\x18\x06 \x01(\r\x12\x18\n\x10\x65\x61rly_exit_count\x18\x07 \x01(\r\x12\x17\n\x0f\x63\x61ndidate_count\x18\x08 \x01(\r\x12\x16\n\x0eis_speculative\x18\t \x01(\x08\x12\x11\n\thas_cache\x18\n \x01(\x08\x12\x19\n\x11keeps_heavyweight\x18\x0b \x01(\x08\x12\x17\n\x0f\x65mbedding_model\x18\x0c \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\r \x01(\r\x12\x1b\n\x13soft_threshold_mult\x18\x0e \x01(\x02\x12\x11\n\tstatistic\x18\x0f \x01(\t\x12\x10\n\x08\x65stimate\x18\x10 \x01(\t\x12\x15\n\rembeds_itself\x18\x11 \x01(\x08\"\x82\x01\n\nFleetDraft\x12\'\n\x04plan\x18\x01 \x01(\x0b\x32\x19.shoal.router.v1.PlanOpen\x12\x32\n\x08generate\x18\x02 \x01(\x0b\x32 .shoal.worker.v1.GenerateRequest\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\"\xf4\x01\n\rAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x19.shoal.common.v1.ChatTask\x12\x14\n\x0cremaining_ms\x18\x03 \x01(\r\x12\x31\n\x0b\x66leet_draft\x18\x04 \x01(\x0b\x32\x1c.shoal.drafter.v1.FleetDraft\x12-\n\tcache_use\x18\x05 \x01(\x0e\x32\x1a.shoal.drafter.v1.CacheUse\x12\x12\n\nis_ungated\x18\x06 \x01(\x08\x12\x1a\n\x12stands_when_passed\x18\x07 \x01(\x08\"\xb9\x01\n\x08\x43\x61\x63heHit\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\r\n\x05\x61ge_s\x18\x03 \x01(\r\x12+\n\x05layer\x18\x04 \x01(\x0e\x32\x1c.shoal.drafter.v1.CacheLayer\x12\x1a\n\x12prompt_token_count\x18\x05 \x01(\r\x12\x1e\n\x16\x63ompletion_token_count\x18\x06 \x01(\r\x12\x13\n\x0b\x61nswered_by\x18\x07 \x01(\t\"^\n\nDraftBegun\x12#\n\x04plan\x18\x01 \x01(\x0b\x32\x15.shoal.router.v1.Plan\x12+\n\x08\x61\x64mitted\x18\x02 \x01(\x0b\x32\x19.shoal.worker.v1.Admitted\"q\n\nTokenDoubt\x12\x19\n\x11renormalised_bits\x18\x01 \x01(\x02\x12\x12\n\nlower_bits\x18\x02 \x01(\x02\x12\x12\n\nupper_bits\x18\x03 \x01(\x02\x12\x0e\n\x06margin\x18\x04 \x01(\x02\x12\x10\n\x08is_known\x18\x05 \x01(\x08\"\xbe\x01\n\nDraftDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_position\x18\x02 \x01(\r\x12\x14\n\x0c\x65ntropy_bits\x18\x03 \x03(\x02\x12/\n\x06tokens\x18\x04 \x03(\x0b\x32\x1f.shoal.worker.v1.GeneratedToken\x12\x15\n\rsettled_count\x18\x05 \x01(\r\x12,\n\x06\x64oubts\x18\x06 \x03(\x0b\x32\x1c.shoal.drafter.v1.TokenDoubt\"}\n\tJudgement\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.shoal.drafter.v1.Verdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tstatistic\x18\x03 \x01(\x02\x12\x10\n\x08position\x18\x04 \x01(\r\x12\x0f\n\x07is_late\x18\x05 \x01(\x08\"\xc0\x01\n\x08\x44raftEnd\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x1d.shoal.worker.v1.FinishReason\x12\x1a\n\x12prompt_token_count\x18\x02 \x01(\r\x12\x1e\n\x16\x63ompletion_token_count\x18\x03 \x01(\r\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x04 \x01(\r\x12-\n\x07timings\x18\x05 \x03(\x0b\x32\x1c.shoal.worker.v1.StageTiming\"\x8b\x02\n\x0e\x41nswerResponse\x12/\n\tcache_hit\x18\x01 \x01(\x0b\x32\x1a.shoal.drafter.v1.CacheHitH\x00\x12-\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1c.shoal.drafter.v1.DraftDeltaH\x00\x12\x30\n\tjudgement\x18\x04 \x01(\x0b\x32\x1b.shoal.drafter.v1.JudgementH\x00\x12-\n\x05\x62\x65gun\x18\x05 \x01(\x0b\x32\x1c.shoal.drafter.v1.DraftBegunH\x00\x12)\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1a.shoal.drafter.v1.DraftEndH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x03\x10\x04\"\xad\x01\n\x0fRememberRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x19.shoal.common.v1.ChatTask\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x04 \x01(\r\x12\x1e\n\x16\x63ompletion_token_count\x18\x05 \x01(\r\x12\x13\n\x0b\x61nswered_by\x18\x06 \x01(\t\"#\n\x10RememberResponse\x12\x0f\n\x07is_kept\x18\x01 \x01(\x08\"B\n\rForgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\")\n\x0e\x46orgetResponse\x12\x17\n\x0f\x66orgotten_count\x18\x01 \x01(\r\"\x11\n\x0fGetCacheRequest\"\x9b\x02\n\x10GetCacheResponse\x12\x12\n\nis_enabled\x18\x01 \x01(\x08\x12\x10\n\x08is_ready\x18\x02 \x01(\x08\x12\x13\n\x0b\x65ntry_count\x18\x03 \x01(\x04\x12\x17\n\x0f\x65xact_hit_count\x18\x04 \x01(\x04\x12\x1a\n\x12semantic_hit_count\x18\x05 \x01(\x04\x12\x12\n\nmiss_count\x18\x06 \x01(\x04\x12\x15\n\rguarded_count\x18\x07 \x01(\x04\x12\x15\n\rfailure_count\x18\x08 \x01(\x04\x12\r\n\x05ttl_s\x18\t \x01(\r\x12\x1c\n\x14similarity_threshold\x18\n \x01(\x02\x12\x14\n\x0cvector_store\x18\x0b \x01(\t\x12\x12\n\ncollection\x18\x0c \x01(\t\"1\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"d\n\rEmbedResponse\x12/\n\nembeddings\x18\x01 \x03(\x0b\x32\x1b.shoal.drafter.v1.Embedding\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t*u\n\x0b\x44rafterKind\x12\x1c\n\x18\x44RAFTER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44RAFTER_KIND_NONE\x10\x01\x12\x16\n\x12\x44RAFTER_KIND_FLEET\x10\x02\x12\x19\n\x15\x44RAFTER_KIND_UPSTREAM\x10\x03*x\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_SPECULATE\x10\x01\x12\x13\n\x0fVERDICT_RECOVER\x10\x02\x12\x14\n\x10VERDICT_ESCALATE\x10\x03\x12\x12\n\x0eVERDICT_ACCEPT\x10\x04*P\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_USE_REFRESH\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_USE_NONE\x10\x02*Z\n\nCacheLayer\x12\x1b\n\x17\x43\x41\x43HE_LAYER_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_LAYER_EXACT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_LAYER_SEMANTIC\x10\x02\x32\xef\x03\n\x0e\x44rafterService\x12Q\n\x08\x44\x65scribe\x12!.shoal.drafter.v1.DescribeRequest\x1a\".shoal.drafter.v1.DescribeResponse\x12M\n\x06\x41nswer\x12\x1f.shoal.drafter.v1.AnswerRequest\x1a .shoal.drafter.v1.AnswerResponse0\x01\x12Q\n\x08Remember\x12!.shoal.drafter.v1.RememberRequest\x1a\".shoal.drafter.v1.RememberResponse\x12K\n\x06\x46orget\x12\x1f.shoal.drafter.v1.ForgetRequest\x1a .shoal.drafter.v1.ForgetResponse\x12Q\n\x08GetCache\x12!.shoal.drafter.v1.GetCacheRequest\x1a\".shoal.drafter.v1.GetCacheResponse\x12H\n\x05\x45mbed\x12\x1e.shoal.drafter.v1.EmbedRequest\x1a\x1f.shoal.drafter.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.drafter.v1.drafter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DRAFTERKIND']._serialized_start=2915
-  _globals['_DRAFTERKIND']._serialized_end=3032
-  _globals['_VERDICT']._serialized_start=3034
-  _globals['_VERDICT']._serialized_end=3154
-  _globals['_CACHEUSE']._serialized_start=3156
-  _globals['_CACHEUSE']._serialized_end=3236
-  _globals['_CACHELAYER']._serialized_start=3238
-  _globals['_CACHELAYER']._serialized_end=3328
+  _globals['_DRAFTERKIND']._serialized_start=2960
+  _globals['_DRAFTERKIND']._serialized_end=3077
+  _globals['_VERDICT']._serialized_start=3079
+  _globals['_VERDICT']._serialized_end=3199
+  _globals['_CACHEUSE']._serialized_start=3201
+  _globals['_CACHEUSE']._serialized_end=3281
+  _globals['_CACHELAYER']._serialized_start=3283
+  _globals['_CACHELAYER']._serialized_end=3373
   _globals['_DESCRIBEREQUEST']._serialized_start=139
   _globals['_DESCRIBEREQUEST']._serialized_end=156
   _globals['_DESCRIBERESPONSE']._serialized_start=159
@@ -49,39 +49,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FLEETDRAFT']._serialized_start=586
   _globals['_FLEETDRAFT']._serialized_end=716
   _globals['_ANSWERREQUEST']._serialized_start=719
-  _globals['_ANSWERREQUEST']._serialized_end=935
-  _globals['_CACHEHIT']._serialized_start=938
-  _globals['_CACHEHIT']._serialized_end=1123
-  _globals['_DRAFTBEGUN']._serialized_start=1125
-  _globals['_DRAFTBEGUN']._serialized_end=1219
-  _globals['_TOKENDOUBT']._serialized_start=1221
-  _globals['_TOKENDOUBT']._serialized_end=1334
-  _globals['_DRAFTDELTA']._serialized_start=1337
-  _globals['_DRAFTDELTA']._serialized_end=1527
-  _globals['_JUDGEMENT']._serialized_start=1529
-  _globals['_JUDGEMENT']._serialized_end=1637
-  _globals['_DRAFTEND']._serialized_start=1640
-  _globals['_DRAFTEND']._serialized_end=1832
-  _globals['_ANSWERRESPONSE']._serialized_start=1835
-  _globals['_ANSWERRESPONSE']._serialized_end=2102
-  _globals['_REMEMBERREQUEST']._serialized_start=2105
-  _globals['_REMEMBERREQUEST']._serialized_end=2278
-  _globals['_REMEMBERRESPONSE']._serialized_start=2280
-  _globals['_REMEMBERRESPONSE']._serialized_end=2315
-  _globals['_FORGETREQUEST']._serialized_start=2317
-  _globals['_FORGETREQUEST']._serialized_end=2383
-  _globals['_FORGETRESPONSE']._serialized_start=2385
-  _globals['_FORGETRESPONSE']._serialized_end=2426
-  _globals['_GETCACHEREQUEST']._serialized_start=2428
-  _globals['_GETCACHEREQUEST']._serialized_end=2445
-  _globals['_GETCACHERESPONSE']._serialized_start=2448
-  _globals['_GETCACHERESPONSE']._serialized_end=2731
-  _globals['_EMBEDREQUEST']._serialized_start=2733
-  _globals['_EMBEDREQUEST']._serialized_end=2782
-  _globals['_EMBEDDING']._serialized_start=2784
-  _globals['_EMBEDDING']._serialized_end=2811
-  _globals['_EMBEDRESPONSE']._serialized_start=2813
-  _globals['_EMBEDRESPONSE']._serialized_end=2913
-  _globals['_DRAFTERSERVICE']._serialized_start=3331
-  _globals['_DRAFTERSERVICE']._serialized_end=3826
+  _globals['_ANSWERREQUEST']._serialized_end=963
+  _globals['_CACHEHIT']._serialized_start=966
+  _globals['_CACHEHIT']._serialized_end=1151
+  _globals['_DRAFTBEGUN']._serialized_start=1153
+  _globals['_DRAFTBEGUN']._serialized_end=1247
+  _globals['_TOKENDOUBT']._serialized_start=1249
+  _globals['_TOKENDOUBT']._serialized_end=1362
+  _globals['_DRAFTDELTA']._serialized_start=1365
+  _globals['_DRAFTDELTA']._serialized_end=1555
+  _globals['_JUDGEMENT']._serialized_start=1557
+  _globals['_JUDGEMENT']._serialized_end=1682
+  _globals['_DRAFTEND']._serialized_start=1685
+  _globals['_DRAFTEND']._serialized_end=1877
+  _globals['_ANSWERRESPONSE']._serialized_start=1880
+  _globals['_ANSWERRESPONSE']._serialized_end=2147
+  _globals['_REMEMBERREQUEST']._serialized_start=2150
+  _globals['_REMEMBERREQUEST']._serialized_end=2323
+  _globals['_REMEMBERRESPONSE']._serialized_start=2325
+  _globals['_REMEMBERRESPONSE']._serialized_end=2360
+  _globals['_FORGETREQUEST']._serialized_start=2362
+  _globals['_FORGETREQUEST']._serialized_end=2428
+  _globals['_FORGETRESPONSE']._serialized_start=2430
+  _globals['_FORGETRESPONSE']._serialized_end=2471
+  _globals['_GETCACHEREQUEST']._serialized_start=2473
+  _globals['_GETCACHEREQUEST']._serialized_end=2490
+  _globals['_GETCACHERESPONSE']._serialized_start=2493
+  _globals['_GETCACHERESPONSE']._serialized_end=2776
+  _globals['_EMBEDREQUEST']._serialized_start=2778
+  _globals['_EMBEDREQUEST']._serialized_end=2827
+  _globals['_EMBEDDING']._serialized_start=2829
+  _globals['_EMBEDDING']._serialized_end=2856
+  _globals['_EMBEDRESPONSE']._serialized_start=2858
+  _globals['_EMBEDRESPONSE']._serialized_end=2958
+  _globals['_DRAFTERSERVICE']._serialized_start=3376
+  _globals['_DRAFTERSERVICE']._serialized_end=3871
 # @@protoc_insertion_point(module_scope)

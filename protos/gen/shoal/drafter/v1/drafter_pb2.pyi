@@ -105,20 +105,22 @@ class FleetDraft(_message.Message):
     def __init__(self, plan: _Optional[_Union[_router_pb2.PlanOpen, _Mapping]] = ..., generate: _Optional[_Union[_stage_pb2.GenerateRequest, _Mapping]] = ..., vocabulary_size: _Optional[int] = ...) -> None: ...
 
 class AnswerRequest(_message.Message):
-    __slots__ = ("request_id", "task", "remaining_ms", "fleet_draft", "cache_use", "is_ungated")
+    __slots__ = ("request_id", "task", "remaining_ms", "fleet_draft", "cache_use", "is_ungated", "stands_when_passed")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     FLEET_DRAFT_FIELD_NUMBER: _ClassVar[int]
     CACHE_USE_FIELD_NUMBER: _ClassVar[int]
     IS_UNGATED_FIELD_NUMBER: _ClassVar[int]
+    STANDS_WHEN_PASSED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     task: _chat_pb2.ChatTask
     remaining_ms: int
     fleet_draft: FleetDraft
     cache_use: CacheUse
     is_ungated: bool
-    def __init__(self, request_id: _Optional[str] = ..., task: _Optional[_Union[_chat_pb2.ChatTask, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., fleet_draft: _Optional[_Union[FleetDraft, _Mapping]] = ..., cache_use: _Optional[_Union[CacheUse, str]] = ..., is_ungated: bool = ...) -> None: ...
+    stands_when_passed: bool
+    def __init__(self, request_id: _Optional[str] = ..., task: _Optional[_Union[_chat_pb2.ChatTask, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., fleet_draft: _Optional[_Union[FleetDraft, _Mapping]] = ..., cache_use: _Optional[_Union[CacheUse, str]] = ..., is_ungated: bool = ..., stands_when_passed: bool = ...) -> None: ...
 
 class CacheHit(_message.Message):
     __slots__ = ("text", "similarity", "age_s", "layer", "prompt_token_count", "completion_token_count", "answered_by")
@@ -177,16 +179,18 @@ class DraftDelta(_message.Message):
     def __init__(self, text: _Optional[str] = ..., first_position: _Optional[int] = ..., entropy_bits: _Optional[_Iterable[float]] = ..., tokens: _Optional[_Iterable[_Union[_stage_pb2.GeneratedToken, _Mapping]]] = ..., settled_count: _Optional[int] = ..., doubts: _Optional[_Iterable[_Union[TokenDoubt, _Mapping]]] = ...) -> None: ...
 
 class Judgement(_message.Message):
-    __slots__ = ("verdict", "reason", "statistic", "position")
+    __slots__ = ("verdict", "reason", "statistic", "position", "is_late")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STATISTIC_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    IS_LATE_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     reason: str
     statistic: float
     position: int
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., statistic: _Optional[float] = ..., position: _Optional[int] = ...) -> None: ...
+    is_late: bool
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., statistic: _Optional[float] = ..., position: _Optional[int] = ..., is_late: bool = ...) -> None: ...
 
 class DraftEnd(_message.Message):
     __slots__ = ("reason", "prompt_token_count", "completion_token_count", "cached_token_count", "timings")
