@@ -163,10 +163,11 @@ async def running(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         _set_policies(app, settings, clock)
         app[SHOWS_ADMINS] = settings.expose_upstream_errors == "admin"
         relay = _relay(providers, tuple(everyone[:-2]), meter, metrics, settings.keep_alive_s)
-        _add_chats(app, answers, Answers([local], meter=meter), relay, metrics, clock, settings)
+        own_answers = Answers([local] if cascade is None else [cascade, local], meter=meter)
+        _add_chats(app, answers, own_answers, relay, metrics, clock, settings)
         ModelRoutes(directory, traits, providers.models, embedder, cascade).add_to(app)
         StatusRoutes(directory, metrics, clock).add_to(app)
-        catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models)
+        catalogue = JoinedCatalogue(FleetCatalogue(directory), providers.models, cascade)
         _mcp_routes(answers, catalogue, metrics, clock, settings).add_to(app)
         _add_responses(app, answers, shared, metrics, clock, settings, relay(clock, RESPONSES))
         ProviderRoutes(providers, claude).add_to(app)

@@ -33,6 +33,7 @@ from shoal_common.errors import (
     ShoalError,
     StageFailed,
 )
+from shoal_common.ids import new_request_id
 from shoal_gateway.errors import ModelReplaced
 from shoal_gateway.held_plan import HeldPlan, Patience
 from shoal_gateway.models import ModelDirectory
@@ -147,6 +148,23 @@ class Completer:
                         yield event
                     return
                 plan = await self._replan(plans, plan, error, course)
+
+    async def wake(self, model: str, wait_s: float) -> None:
+        """Have a model loaded that nobody holds: ask for a plan, and give it back when it comes.
+
+        Raises what the router answers instead, DeadlineExceeded when that takes longer.
+        """
+        opening = router_pb2.PlanOpen(
+            request_id=new_request_id(),
+            model=model,
+            prompt_token_count=1,
+            max_tokens=1,
+            remaining_ms=round(wait_s * 1000),
+        )
+        async with HeldPlan(self._router, opening, self._clock, self._patience) as plans:
+            give_up_at = self._clock.monotonic() + wait_s
+            while isinstance(await self._first_plan(plans, give_up_at), Queued):
+                continue
 
     async def _first_plan(self, plans: HeldPlan, give_up_at: float) -> Queued | router_pb2.Plan:
         """A queue position, or the plan."""

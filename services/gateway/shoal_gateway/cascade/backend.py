@@ -93,6 +93,7 @@ class CascadeBackend:
         self._directory = local.directory
         self._prompts = local.prompts
         self._defaults = local.prompts.defaults
+        self._waking: set[str] = set()
 
     @property
     def model(self) -> str:
@@ -174,7 +175,10 @@ class CascadeBackend:
     ) -> tuple[Drafted | None, str]:
         try:
             # By what is known of the fleet: a router that is away must not hold the request up.
-            if not (await self._directory.find(described.model)).is_ready:
+            state = await self._directory.find(described.model)
+            if not state.is_ready:
+                if state.is_loadable:
+                    self._wake(state.model)
                 return None, "not_ready"
             prepared = await self._prompts.prepare(
                 draft_id(request_id), replaced(task, model=described.model)
@@ -197,6 +201,19 @@ class CascadeBackend:
             stands_when_passed=stands_once_released(policy),
         )
         return Drafted(task, request, described, policy, prepared), ""
+
+    def _wake(self, model: str) -> None:
+        """Have the drafter's model loaded for those who come later; once at a time."""
+        if model not in self._waking:
+            self._waking.add(model)
+            if not self._parts.background.add("wake drafter", self._woken(model)):
+                self._waking.discard(model)
+
+    async def _woken(self, model: str) -> None:
+        try:
+            await self._parts.completer.wake(model, self._rules.plan_wait_s)
+        finally:
+            self._waking.discard(model)
 
     def _policy(
         self,

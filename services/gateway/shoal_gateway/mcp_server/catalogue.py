@@ -72,15 +72,28 @@ class Offers(Protocol):
     async def listed(self) -> Sequence[Offered]: ...
 
 
+class Cascade(Protocol):
+    """A name behind which two models answer."""
+
+    @property
+    def model(self) -> str: ...
+
+    async def is_usable(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class JoinedCatalogue:
-    """The fleet's models, then the providers'; of one name the fleet's answers."""
+    """The fleet's models, its cascade if there is one, then the providers'; of one name the first
+    answers."""
 
     fleet: ModelCatalogue
     offers: Offers
+    cascade: Cascade | None = None
 
     async def models(self) -> tuple[ModelFacts, ...]:
         own = await self.fleet.models()
+        if self.cascade is not None and await self.cascade.is_usable():
+            own = (*own, ModelFacts(name=self.cascade.model, is_ready=True))
         names = {model.name for model in own}
         others = (
             ModelFacts(

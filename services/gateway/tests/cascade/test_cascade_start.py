@@ -11,6 +11,7 @@ import pytest
 from shoal.drafter.v1 import drafter_pb2
 from shoal_common.errors import InvalidRequest
 from shoal_common.settings import ConfigurationError
+from shoal_common.testing.waiting import eventually, eventually_told
 from shoal_gateway.cascade.opening import check_settings
 from shoal_gateway.settings import Settings
 
@@ -98,6 +99,30 @@ async def test_a_drafter_model_that_is_not_there_is_the_heavyweights(start_house
         house.fleet.router.models = ["heavyweight"]
         assert (await house.chat()).headers["x-shoal-escalation"] == "not_ready"
         assert house.drafter.requests == []
+
+
+async def test_a_drafter_model_that_nobody_holds_is_loaded_for_those_who_come_later(
+    start_house: Any,
+) -> None:
+    async with start_house() as house:
+        house.fleet.says(HEAVY)
+        router = house.fleet.router
+        router.is_ready, router.is_loadable = False, True
+
+        async def is_asleep() -> bool:
+            return (await house.chat()).headers.get("x-shoal-escalation") == "not_ready"
+
+        await eventually_told(is_asleep)
+        await eventually(lambda: "drafter" in [opened.model for opened in router.opened])
+        await eventually(lambda: router.closed_count == len(router.opened))
+
+
+async def test_older_completions_know_the_cascade(start_house: Any) -> None:
+    async with start_house() as house:
+        house.fleet.says(HEAVY)
+        reply = await house.post("/v1/completions", {"model": "cascade", "prompt": "one"})
+        assert json.loads(reply.text)["choices"][0]["text"] == HEAVY
+        assert reply.headers["x-shoal-escalation"] == "raw_prompt"
 
 
 @pytest.mark.asyncio(loop_scope="package")
