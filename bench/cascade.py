@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -282,7 +283,7 @@ async def _asked(fleet: Fleet, prompts: Sequence[LabelledPrompt], is_stream: boo
 
 
 async def _metrics(fleet: Fleet) -> dict[str, float]:
-    """What the gateway counted of its cascade; a name with its labels."""
+    """What the gateway counted of its cascade, by names with labels; ratios of nothing left out."""
     headers = {"Authorization": f"Bearer {fleet.key}"}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
@@ -295,7 +296,7 @@ async def _metrics(fleet: Fleet) -> dict[str, float]:
         for family in text_string_to_metric_families(text)
         if family.name.startswith("shoal_gateway_cascade_")
         for sample in family.samples
-        if not sample.name.endswith(("_bucket", "_created"))
+        if not sample.name.endswith(("_bucket", "_created")) and isfinite(sample.value)
     }
 
 
