@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ CHAT: dict[str, Any] = {"model": "cascade", "messages": [{"role": "user", "conte
 
 Response = drafter_pb2.AnswerResponse
 Step = drafter_pb2.AnswerResponse | ShoalError | asyncio.Event
+DRAFT = "one two three four five six"
+HEAVY = "one two three and then the rest"
 
 
 def described(**fields: Any) -> drafter_pb2.DescribeResponse:
@@ -259,3 +262,24 @@ async def house(shared_house: House) -> House:
     """One gateway for all tests; its fakes and what it has counted are as new."""
     await shared_house.reset()
     return shared_house
+
+
+def chunks(reply: Reply) -> list[dict[str, Any]]:
+    lines = [line[6:] for line in reply.text.splitlines() if line.startswith("data: {")]
+    return [json.loads(line) for line in lines]
+
+
+def streamed(reply: Reply) -> str:
+    said = [chunk["choices"][0]["delta"] for chunk in chunks(reply) if chunk.get("choices")]
+    return "".join(delta.get("content") or "" for delta in said)
+
+
+def comments(reply: Reply) -> dict[str, str]:
+    lines = [line[2:] for line in reply.text.splitlines() if line.startswith(": x-shoal")]
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def whole(reply: Reply) -> tuple[str, dict[str, Any]]:
+    assert reply.status == 200, reply.text
+    body = json.loads(reply.text)
+    return body["choices"][0]["message"]["content"], body["usage"]
