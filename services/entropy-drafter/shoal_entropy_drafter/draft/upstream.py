@@ -7,22 +7,19 @@ the prompt.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 
 import openai
-from openai import AsyncOpenAI
 
 from shoal.drafter.v1 import drafter_pb2
 from shoal_entropy_drafter.draft.base import DraftEvent
 from shoal_entropy_drafter.draft.body import body_of
 from shoal_entropy_drafter.draft.chunks import ChunkReader
 from shoal_entropy_drafter.errors import DraftFailed
+from shoal_entropy_drafter.upstream_client import upstream_client
 
 RETRIES_MAX = 1
 """Tries beyond the first, all within the draft's time: the heavyweight is waiting."""
-# What local servers without keys are sent: the SDK wants one.
-_NO_KEY = "unused"
 _OPTION_BY_STATUS = {401: "drafter_api_key", 403: "drafter_api_key", 404: "drafter_model"}
 
 
@@ -41,19 +38,9 @@ class UpstreamDrafts:
         retries_max: int = RETRIES_MAX,
     ) -> None:
         """timeout_s: of one silence; the whole draft's time is its caller's. Opens nothing yet."""
-        # They write a line with the whole URL for every request.
-        for name in ("openai", "httpx2", "httpcore2"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         self._model = model
         self._candidate_count = candidate_count
-        self._client = AsyncOpenAI(
-            api_key=api_key or _NO_KEY,
-            base_url=base_url,
-            timeout=timeout_s,
-            max_retries=retries_max,
-        )
-        # Read from the environment by the SDK; they are nobody's business but OpenAI's.
-        self._client.organization = self._client.project = None
+        self._client = upstream_client(base_url, api_key, timeout_s, retries_max)
         self._is_closed = False
 
     def check(self, request: drafter_pb2.AnswerRequest) -> None:

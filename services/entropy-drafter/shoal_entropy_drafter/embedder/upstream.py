@@ -8,17 +8,16 @@ Neither the upstream's words nor the SDK's errors are passed on: they may quote 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import openai
 import orjson
-from openai import AsyncOpenAI
 
 from shoal_entropy_drafter.embedder.base import Embedded, Vectors, check_bounds, no_vectors
 from shoal_entropy_drafter.errors import EmbeddingFailed, EmbeddingRefused, EmbeddingTimedOut
+from shoal_entropy_drafter.upstream_client import upstream_client
 
 RETRIES_MAX = 2
 PORTION_TEXTS_MAX = 256
@@ -27,8 +26,6 @@ PORTION_CHARACTERS_MAX = 200_000
 
 # The models whose API has the parameter; others refuse it.
 _SHORTENED = "text-embedding-3"
-# What local servers without keys are sent: the SDK wants one.
-_NO_KEY = "unused"
 _OPTION_BY_STATUS = {401: "embedding_api_key", 403: "embedding_api_key", 404: "embedding_model"}
 
 
@@ -45,20 +42,10 @@ class UpstreamEmbedder:
         retries_max: int = RETRIES_MAX,
     ) -> None:
         """timeout_s: for all texts of a call, tries included. Opens no connection yet."""
-        # They write a line with the whole URL for every request.
-        for name in ("openai", "httpx2", "httpcore2"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.model = model
         self.dimensions = dimensions
         self._timeout_s = timeout_s
-        self._client = AsyncOpenAI(
-            api_key=api_key or _NO_KEY,
-            base_url=base_url,
-            timeout=timeout_s,
-            max_retries=retries_max,
-        )
-        # Read from the environment by the SDK; they are nobody's business but OpenAI's.
-        self._client.organization = self._client.project = None
+        self._client = upstream_client(base_url, api_key, timeout_s, retries_max)
         self._is_closed = False
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
