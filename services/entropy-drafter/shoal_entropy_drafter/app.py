@@ -208,6 +208,7 @@ def _question_rules(settings: Settings) -> QuestionRules:
         settings.cache_temperature_max,
         settings.cache_turns_max,
         frozenset(settings.cache_no_store_tenants),
+        drafted_by=settings.drafter_model,
     )
 
 

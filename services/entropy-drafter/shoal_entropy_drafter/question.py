@@ -53,11 +53,15 @@ class NotCacheable(Exception):
 
 @dataclass(frozen=True)
 class QuestionRules:
-    """temperature_max and turns_max are inclusive; turns are messages of the user."""
+    """temperature_max and turns_max are inclusive; turns are messages of the user.
+
+    drafted_by: the model that drafts; another one's answers are not given in its name.
+    """
 
     temperature_max: float
     turns_max: int
     no_store_tenants: frozenset[str] = frozenset()
+    drafted_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def question_of(task: chat_pb2.ChatTask, rules: QuestionRules) -> Question:
     text = normalised(_text_of(task.messages[-1]))
     if not text:
         raise NotCacheable("empty")
-    scope = _scope(task)
+    scope = _scope(task, rules.drafted_by)
     exact_key = _digest([scope, text])
     return Question(task.tenant, task.model, scope, exact_key, text)
 
@@ -143,13 +147,13 @@ def _text_of(message: chat_pb2.ChatMessage) -> str:
     return "\n".join(part.text for part in message.content)
 
 
-def _scope(task: chat_pb2.ChatTask) -> str:
+def _scope(task: chat_pb2.ChatTask, drafted_by: str) -> str:
     """Everything but the last text on which a valid answer depends.
 
     max_tokens counts to the token: an answer that was complete within 500 is too long for 50.
     """
     fields = ["tenant", task.tenant, "model", task.model, "adapter", task.adapter_id]
-    fields += ["earlier", str(len(task.messages) - 1)]
+    fields += ["drafter", drafted_by, "earlier", str(len(task.messages) - 1)]
     for message in task.messages[:-1]:
         fields += _message_fields(message)
     fields += ["name", task.messages[-1].name]

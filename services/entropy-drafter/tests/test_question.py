@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -194,3 +195,9 @@ def test_the_key_depends_on_the_scope_and_the_text_is_not_shown() -> None:
     assert here.text == there.text
     assert here.exact_key != there.exact_key
     assert "password" not in repr(here)
+
+
+def test_answers_of_another_drafter_are_not_given_in_this_ones_name() -> None:
+    one, other = (question_of(_task(), replace(RULES, drafted_by=name)) for name in ("a", "b"))
+    assert one.scope != other.scope
+    assert one.exact_key != other.exact_key
