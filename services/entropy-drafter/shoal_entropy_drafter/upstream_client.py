@@ -1,6 +1,6 @@
 """The client of OpenAI-compatible upstreams, for drafts and for embeddings.
 
-Importing it costs more than a second: only what calls an upstream does.
+Imported only by what calls an upstream: the SDK is large.
 """
 
 from __future__ import annotations

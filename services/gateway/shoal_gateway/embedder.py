@@ -19,7 +19,8 @@ from shoal_gateway.privacy import LABEL_HEADER
 
 FRESH_S = 5.0
 DESCRIBE_TIMEOUT_S = 2.0
-# One text takes the local model some 6 ms, and a call has a time limit of its own.
+# One short text takes the local model some 8 ms (bench/results/embedding.json), and a call has a
+# time limit of its own.
 TEXTS_PER_CALL = 256
 
 

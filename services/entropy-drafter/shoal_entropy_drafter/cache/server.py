@@ -32,7 +32,7 @@ class ServerIndex:
     def __init__(
         self, url: str, api_key: str, collection: Collection, timeout_s: float = CALL_TIMEOUT_S
     ) -> None:
-        # Half a second and 60 MB that drafters without a server are spared.
+        # Only where it is used: the client is large.
         from qdrant_client import AsyncQdrantClient
 
         self._collection = collection
