@@ -34,12 +34,9 @@ check: setup ## Format, lint, types, import rules, generated files
 	$(VENV)/bin/codespell
 	@$(MAKE) --no-print-directory proto-check docs-check
 
-# Exit status 5: ARGS chose none of these.
-DEFAULT := not slow and not gpu and not docker
 PROCESSES ?= 2
 test: setup ## The default tests; those that start whole fleets come last, one at a time
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(PROCESSES) --dist loadfile -m "$(DEFAULT) and not e2e" $(ARGS) || [ $$? = 5 ]
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "$(DEFAULT) and e2e" $(ARGS) || [ $$? = 5 ]
+	@VENV=$(VENV) PROCESSES=$(PROCESSES) tools/test.sh $(ARGS)
 
 test-all: setup ## Every test that needs no accelerator and no container engine
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not gpu and not docker" $(ARGS)
